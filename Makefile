@@ -1,0 +1,62 @@
+# `make up` and `make test` do all the set-up themselves on a machine with Go, gcc, git and apt.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+
+KUBERNETES_VERSION := v$(shell sed -n 's,^\tk8s.io/api v0\.\([0-9.]*\).*,1.\1,p' go.mod)
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+GOFLAGS := -trimpath
+LDFLAGS := -s -w -X wherry.dev/wherry/api/version.Wherry=$(VERSION) -X wherry.dev/wherry/api/version.Kubernetes=$(KUBERNETES_VERSION)
+KUBECTL_LDFLAGS := -s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES_VERSION) -X k8s.io/client-go/pkg/version.gitVersion=$(KUBERNETES_VERSION)
+
+B := .build
+PROGRAMS := embedded/programs/files
+IMAGES := embedded/images/files
+EMBEDDED := $(addprefix $(PROGRAMS)/,containerd-shim-runc-v2.zst runc.zst wherry-cni.zst kubectl.zst) $(addprefix $(IMAGES)/,pause.tar.zst sample.tar.zst)
+
+.PHONY: build up down test test-all lint packages bench clean FORCE
+
+build: $(EMBEDDED)
+	CGO_ENABLED=0 go build $(GOFLAGS) -ldflags '$(LDFLAGS)' -o bin/wherry ./cmd/wherry
+
+# What the build (libseccomp) and the tests (iproute2, nftables, ...) need of Debian; nothing when it is there.
+packages: $(B)/packages
+$(B)/packages: hack/packages
+	@mkdir -p $(B)
+	hack/packages
+	@touch $@
+
+$(B)/pack: $(wildcard embedded/images/build/*.go) go.mod
+	@mkdir -p $(B)
+	CGO_ENABLED=0 go build $(GOFLAGS) -o $@ ./embedded/images/build
+
+# The small programs of others: rebuilt when their versions change.
+$(B)/containerd-shim-runc-v2: go.mod
+	@mkdir -p $(B)
+	CGO_ENABLED=0 go build $(GOFLAGS) -tags no_grpc -ldflags '-s -w' -o $@ github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
+$(B)/runc: go.mod $(B)/packages
+	CGO_ENABLED=1 go build $(GOFLAGS) -tags 'seccomp osusergo netgo' -ldflags "-s -w -extldflags '-static'" -o $@ github.com/opencontainers/runc
+$(B)/kubectl: go.mod $(wildcard cmd/kubectl/*.go)
+	@mkdir -p $(B)
+	CGO_ENABLED=0 go build $(GOFLAGS) -ldflags '$(KUBECTL_LDFLAGS)' -o $@ ./cmd/kubectl
+
+# Our own: the Go build cache knows better than make whether anything changed, so that the file is replaced only then.
+$(B)/wherry-cni: FORCE
+	@mkdir -p $(B)
+	@CGO_ENABLED=0 go build $(GOFLAGS) -ldflags '-s -w' -o $@.new ./cmd/wherry-cni && { cmp -s $@.new $@ && rm $@.new || mv $@.new $@; }
+$(B)/sample: FORCE
+	@mkdir -p $(B)
+	@CGO_ENABLED=0 go build $(GOFLAGS) -ldflags '-s -w' -o $@.new ./embedded/images/sample && { cmp -s $@.new $@ && rm $@.new || mv $@.new $@; }
+$(B)/pause: embedded/images/pause/pause.c
+	@mkdir -p $(B)
+	gcc -Os -static -nostdlib -nostartfiles -ffreestanding -fno-stack-protector -fno-asynchronous-unwind-tables -Wall -Wextra -Werror -Wl,--build-id=none -Wl,-z,noseparate-code -s -o $@ $<
+
+$(PROGRAMS)/%.zst: $(B)/% $(B)/pack
+	$(B)/pack pack -to $@ $<
+$(IMAGES)/pause.tar.zst: $(B)/pause $(B)/pack
+	$(B)/pack image -name wherry.dev/pause:1 -program $< -user 65535:65535 -to $@
+$(IMAGES)/sample.tar.zst: $(B)/sample $(B)/pack
+	$(B)/pack image -name wherry.dev/sample:1 -program $< -user 65532:65532 -port 8080 -to $@
+FORCE:
+
+clean:
+	rm -rf bin $(B) $(PROGRAMS)/*.zst $(IMAGES)/*.zst
