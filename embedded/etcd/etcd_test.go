@@ -1,0 +1,226 @@
+package etcd
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// writerDir, when set, makes this test binary a program that starts etcd there and writes numbered keys, saying each
+// number after it was acknowledged.
+const writerDir = "ETCD_TEST_WRITER_DIR"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(writerDir); dir != "" {
+		write(dir)
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func write(dir string) {
+	e, err := Start(context.Background(), Config{Dir: dir})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	first := 0
+	if r, err := e.Client().Get(context.Background(), "k", clientv3.WithPrefix(), clientv3.WithCountOnly()); err == nil {
+		first = int(r.Count)
+	}
+	for i := first; ; i++ {
+		if _, err := e.Client().Put(context.Background(), fmt.Sprintf("k%06d", i), "v"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		fmt.Println(i)
+	}
+}
+
+// A killed process loses nothing it acknowledged, leaves no stale lock, and the next one starts, whenever the kill came.
+func TestKill(t *testing.T) {
+	dir := t.TempDir()
+	acknowledged := -1
+	// The first rounds end while etcd is making its directory, the later ones in the midst of writes.
+	for _, lines := range []int{0, 0, 0, 1, 50, 120} {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), writerDir+"="+dir)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		scan := bufio.NewScanner(out)
+		if lines == 0 { // as soon as there is anything of a directory to spoil
+			for !exists(filepath.Join(dir, "member")) && cmd.Process.Signal(syscall.Signal(0)) == nil {
+			}
+		}
+		for i := 0; i < lines && scan.Scan(); i++ {
+			if acknowledged, err = strconv.Atoi(scan.Text()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cmd.Process.Kill()
+		for scan.Scan() { // what it had said before it died counts too
+			if n, err := strconv.Atoi(scan.Text()); err == nil {
+				acknowledged = n
+			}
+		}
+		cmd.Wait()
+		if lines > 0 && acknowledged < 0 {
+			t.Fatalf("the writer wrote nothing: %s", &stderr)
+		}
+	}
+	if acknowledged < 170 {
+		t.Fatalf("last acknowledged write is %d: the rounds did not build on each other", acknowledged)
+	}
+	e, err := Start(t.Context(), Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	r, err := e.Client().Get(t.Context(), "k", clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if int(r.Count) <= acknowledged {
+		t.Fatalf("%d keys on disk, %d acknowledged", r.Count, acknowledged+1)
+	}
+	for i, kv := range r.Kvs {
+		if want := fmt.Sprintf("k%06d", i); string(kv.Key) != want {
+			t.Fatalf("key %d is %s, want %s", i, kv.Key, want)
+		}
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// A directory in use is refused at once, by who holds it, and is free after Close.
+func TestInUse(t *testing.T) {
+	dir := t.TempDir()
+	e, err := Start(t.Context(), Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = Start(t.Context(), Config{Dir: dir})
+	if want := fmt.Sprintf("in use by process %d", os.Getpid()); err == nil || !strings.Contains(err.Error(), want) {
+		t.Fatalf("second start: %v, want %q", err, want)
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Close(); err != nil {
+		t.Fatalf("second Close: %v", err)
+	}
+	e, err = Start(t.Context(), Config{Dir: dir})
+	if err != nil {
+		t.Fatalf("start after Close: %v", err)
+	}
+	e.Close()
+}
+
+// Damage is one sentence with the mend, never an exit or a hang.
+func TestDamaged(t *testing.T) {
+	for name, spoil := range map[string]func(dir string) error{
+		"log overwritten": func(dir string) error {
+			logs, _ := filepath.Glob(filepath.Join(dir, "member", "wal", "*.wal"))
+			return os.WriteFile(logs[0], bytes.Repeat([]byte{0xa5}, 4096), 0o600)
+		},
+		"log names gone": func(dir string) error {
+			logs, _ := filepath.Glob(filepath.Join(dir, "member", "wal", "*.wal"))
+			return os.Rename(logs[0], filepath.Join(filepath.Dir(logs[0]), "x.wal"))
+		},
+		"database overwritten": func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "member", "snap", "db"), bytes.Repeat([]byte{0xa5}, 1<<16), 0o600)
+		},
+		"member is a file": func(dir string) error {
+			if err := os.RemoveAll(filepath.Join(dir, "member")); err != nil {
+				return err
+			}
+			return os.WriteFile(filepath.Join(dir, "member"), nil, 0o600)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+			e, err := Start(t.Context(), Config{Dir: dir, Log: quiet})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := e.Client().Put(t.Context(), "k", "v"); err != nil {
+				t.Fatal(err)
+			}
+			e.Close()
+			if err := spoil(dir); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			e, err = Start(ctx, Config{Dir: dir, Log: quiet})
+			if err == nil {
+				e.Close()
+				t.Fatal("started on a damaged directory")
+			}
+			if ctx.Err() != nil || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "; ") || strings.Contains(err.Error(), "\n") {
+				t.Fatalf("not one sentence with the mend: %v", err)
+			}
+		})
+	}
+}
+
+// Other programs reach the member through the socket and see what was written in process.
+func TestListen(t *testing.T) {
+	dir := t.TempDir()
+	socket := filepath.Join(dir, "s")
+	e, err := Start(t.Context(), Config{Dir: filepath.Join(dir, "data"), Listen: socket})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	if _, err := e.Client().Put(t.Context(), "k", "v"); err != nil {
+		t.Fatal(err)
+	}
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{"unix://" + socket}, DialTimeout: 5 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	r, err := c.Get(t.Context(), "k")
+	if err != nil || len(r.Kvs) != 1 || string(r.Kvs[0].Value) != "v" {
+		t.Fatalf("read through the socket: %v, %v", r, err)
+	}
+}
+
+// BenchmarkStart is an empty directory to the first acknowledged write, and the stop.
+func BenchmarkStart(b *testing.B) {
+	for b.Loop() {
+		e, err := Start(b.Context(), Config{Dir: b.TempDir()})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := e.Client().Put(b.Context(), "a", "b"); err != nil {
+			b.Fatal(err)
+		}
+		e.Close()
+	}
+}
