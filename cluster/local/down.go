@@ -1,0 +1,101 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"wherry.dev/wherry/pki"
+)
+
+// Down removes every trace of a cluster: processes, mounts, namespaces, interfaces, nftables tables, cgroups, files and
+// the kubeconfig entry. A cluster that is half there, or not there, is removed as far as it is.
+func Down(ctx context.Context, name, dataDir, kubeconfig string) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	if os.Getuid() != 0 {
+		return errors.New("removing a cluster needs root: run it as root, or with sudo")
+	}
+	unlock, err := lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if dataDir != "" {
+		if dataDir, err = filepath.Abs(dataDir); err != nil {
+			return err
+		}
+	}
+	c, err := load(name, dataDir)
+	if err != nil {
+		return err
+	}
+	if kubeconfig != "" {
+		c.KubeconfigPath = kubeconfig
+	}
+	return c.remove(ctx)
+}
+
+// stopGrace is how long a node's main process may take to close its books; its containers are killed anyway.
+const stopGrace = 10 * time.Second
+
+// remove goes on after an error, so that as little as possible stays; the record goes last, so that down can be
+// called again.
+func (c *Cluster) remove(ctx context.Context) error {
+	var errs []error
+	// The data goes away, so nobody needs to close his books: everything is killed at once.
+	errs = append(errs, c.killAll(ctx))
+	errs = append(errs, c.removeCgroups(ctx))
+	errs = append(errs, c.removeNamespaces())
+	errs = append(errs, c.removeNetwork())
+	if c.KubeconfigPath != "" {
+		errs = append(errs, pki.RemoveKubeconfig(c.KubeconfigPath, c.context()))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("remove cluster %s: %w", c.Name, err)
+	}
+	if err := os.RemoveAll(c.runDir()); err != nil {
+		return fmt.Errorf("remove cluster %s: %w", c.Name, err)
+	}
+	entries, err := os.ReadDir(c.dataDir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove cluster %s: %w", c.Name, err)
+	}
+	for _, e := range entries {
+		if e.Name() != "cluster.json" {
+			errs = append(errs, os.RemoveAll(filepath.Join(c.dataDir, e.Name())))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("remove data of cluster %s: %w", c.Name, err)
+	}
+	errs = append(errs, os.RemoveAll(filepath.Join(c.dataDir, "cluster.json")))
+	if c.Created {
+		errs = append(errs, os.Remove(c.dataDir))
+	}
+	if home := filepath.Join(dataRoot, c.Name); home != c.dataDir {
+		errs = append(errs, os.RemoveAll(home)) // the link
+	}
+	_, _ = os.Remove(dataRoot), os.Remove(runRoot) // when no other cluster is there
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("remove data of cluster %s: %w", c.Name, err)
+	}
+	return nil
+}
+
+// Stop ends a cluster's node processes in good order and leaves containers and data: `up` continues it.
+func Stop(ctx context.Context, name string) error {
+	c, err := load(name, "")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for i := c.Nodes; i >= 1; i-- {
+		errs = append(errs, c.stopMain(ctx, i, stopGrace))
+	}
+	return errors.Join(errs...)
+}

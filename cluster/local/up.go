@@ -1,0 +1,306 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"wherry.dev/wherry/cluster"
+	"wherry.dev/wherry/pki"
+)
+
+// UpOptions are those of `wherry up`.
+type UpOptions struct {
+	Name       string
+	Nodes      int      // 0: as it was, or 1
+	DataDir    string   // "" for the default
+	Kubeconfig string   // file to merge the cluster into; "" for the user's default
+	ServerArgs []string // further flags of every node's process, for tests and the curious
+	Progress   io.Writer
+}
+
+// readyTimeout bounds the wait for every node to be Ready.
+const readyTimeout = 2 * time.Minute
+
+// Up makes the cluster, or continues it: whatever of it already runs is left alone. It returns when every node is Ready.
+// When a new cluster cannot be brought up, nothing of it is left.
+func Up(ctx context.Context, o UpOptions) (c *Cluster, err error) {
+	if err := checkName(o.Name); err != nil {
+		return nil, err
+	}
+	if err := failedChecks(Check()); err != nil {
+		return nil, err
+	}
+	unlock, err := lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if o.DataDir != "" {
+		if o.DataDir, err = filepath.Abs(o.DataDir); err != nil {
+			return nil, err
+		}
+	}
+	fresh := false
+	c, err = load(o.Name, o.DataDir)
+	switch {
+	case errors.Is(err, errNoCluster):
+		fresh = true
+		if c, err = newCluster(o); err != nil {
+			return nil, err
+		}
+	case err != nil:
+		return nil, err
+	case o.Nodes != 0 && o.Nodes < c.Nodes:
+		return nil, fmt.Errorf("cluster %s has %d nodes: `wherry down --name %s` first to make it smaller", c.Name, c.Nodes, c.Name)
+	case o.Nodes > c.Nodes:
+		c.Nodes = o.Nodes
+		if err := c.save(); err != nil {
+			return nil, err
+		}
+	}
+	if fresh {
+		defer func() {
+			if err != nil {
+				undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+				defer cancel()
+				if e := c.remove(undo); e != nil {
+					err = fmt.Errorf("%w (and cleaning up failed: %w)", err, e)
+				}
+			}
+		}()
+	}
+	if err := c.start(ctx, o); err != nil {
+		return c, err
+	}
+	return c, c.writeKubeconfig(o)
+}
+
+func newCluster(o UpOptions) (*Cluster, error) {
+	taken := map[string]bool{}
+	others, err := names()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range others {
+		if other, err := load(name, ""); err == nil {
+			taken[other.Subnet] = true
+		}
+	}
+	subnet, err := chooseSubnet(taken)
+	if err != nil {
+		return nil, err
+	}
+	return create(o.Name, o.DataDir, subnet, max(o.Nodes, 1))
+}
+
+// start brings up what does not run, the agents beside the server: they wait for it.
+func (c *Cluster) start(ctx context.Context, o UpOptions) error {
+	if err := c.ensureNamespaceDir(); err != nil {
+		return err
+	}
+	if err := c.ensureBridge(); err != nil {
+		return err
+	}
+	server := c.server()
+	credentials, err := cluster.Prepare(server)
+	if err != nil {
+		return err
+	}
+	watched := make([]*process, c.Nodes)
+	defer func() {
+		for _, p := range watched {
+			if p != nil {
+				unix.Close(p.pidfd)
+			}
+		}
+	}()
+	for i := 1; i <= c.Nodes; i++ {
+		if _, err := c.ensureNamespaces(i); err != nil {
+			return err
+		}
+		if err := c.ensureLeg(i); err != nil {
+			return err
+		}
+		if p, ok := c.running(i); ok {
+			watched[i-1] = p
+			continue
+		}
+		args := append(c.nodeArgs(i), o.ServerArgs...)
+		if i == 1 {
+			args = append([]string{"server", "--name", c.Name}, args...)
+		} else {
+			args = append([]string{"agent", "--server", c.serverURL(), "--token-file", server.Node.TokenFile(), "--ca-hash", credentials.CAHash}, args...)
+		}
+		if watched[i-1], err = c.spawn(i, args...); err != nil {
+			return err
+		}
+	}
+	config, err := clientcmd.RESTConfigFromKubeConfig(credentials.AdminKubeconfig)
+	if err != nil {
+		return fmt.Errorf("administrator's kubeconfig: %w", err)
+	}
+	return c.waitReady(ctx, config, watched)
+}
+
+func (c *Cluster) node(i int) cluster.Node {
+	return cluster.Node{
+		Name: c.NodeName(i), IP: c.NodeIP(i), DataDir: c.nodeDataDir(i), RunDir: c.nodeRunDir(i), CgroupRoot: c.nodeCgroup(i),
+		DrainTimeout: cluster.DefaultDrainTimeout, MaxPods: cluster.DefaultMaxPods,
+	}
+}
+
+func (c *Cluster) server() cluster.Server {
+	return cluster.Server{Name: c.Name, Node: c.node(1), Network: cluster.DefaultNetwork, Port: cluster.DefaultPort}
+}
+
+func (c *Cluster) serverURL() string {
+	return fmt.Sprintf("https://%s:%d", c.NodeIP(1), cluster.DefaultPort)
+}
+
+func (c *Cluster) nodeArgs(i int) []string {
+	n := c.node(i)
+	return []string{"--node-name", n.Name, "--node-ip", n.IP.String(), "--data-dir", n.DataDir, "--run-dir", n.RunDir, "--cgroup-root", n.CgroupRoot}
+}
+
+// waitReady returns when every node is Ready, or as soon as one of their processes has ended, with the reason it gave.
+func (c *Cluster) waitReady(ctx context.Context, config *rest.Config, watched []*process) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	died := make(chan error, len(watched))
+	for i, p := range watched {
+		go func() {
+			if p.wait(ctx) == nil {
+				died <- fmt.Errorf("node %s ended: %s", c.NodeName(i+1), lastError(c.logFile(i+1)))
+			}
+		}()
+	}
+	ready := make(chan error, 1)
+	go func() { ready <- c.watchNodes(ctx, config) }()
+	select {
+	case err := <-died:
+		return err
+	case err := <-ready:
+		if errors.Is(err, context.DeadlineExceeded) {
+			return fmt.Errorf("cluster %s: nodes are not Ready after %v: see %s", c.Name, readyTimeout, filepath.Dir(c.logFile(1)))
+		}
+		return err
+	}
+}
+
+func (c *Cluster) watchNodes(ctx context.Context, config *rest.Config) error {
+	config = rest.CopyConfig(config)
+	config.ContentType = "application/vnd.kubernetes.protobuf"
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return fmt.Errorf("client: %w", err)
+	}
+	missing := map[string]bool{}
+	for i := range c.Nodes {
+		missing[c.NodeName(i+1)] = true
+	}
+	// The server is not up yet when we begin, and says so only by answering: ask until it does, then watch.
+	for wait := 5 * time.Millisecond; len(missing) > 0; wait = min(2*wait, 50*time.Millisecond) {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		list, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+		if err != nil {
+			time.Sleep(wait)
+			continue
+		}
+		for i := range list.Items {
+			noteReady(missing, &list.Items[i])
+		}
+		if len(missing) == 0 {
+			return nil
+		}
+		w, err := client.CoreV1().Nodes().Watch(ctx, metav1.ListOptions{ResourceVersion: list.ResourceVersion})
+		if err != nil {
+			continue
+		}
+		for event := range w.ResultChan() {
+			if node, ok := event.Object.(*corev1.Node); ok {
+				noteReady(missing, node)
+			}
+			if len(missing) == 0 {
+				break
+			}
+		}
+		w.Stop()
+	}
+	return nil
+}
+
+// noteReady crosses a node off once it says Ready with a recent heartbeat: an old Ready of a node that was killed does not count.
+func noteReady(missing map[string]bool, node *corev1.Node) {
+	for _, condition := range node.Status.Conditions {
+		if condition.Type == corev1.NodeReady && condition.Status == corev1.ConditionTrue && time.Since(condition.LastHeartbeatTime.Time) < 10*time.Minute {
+			delete(missing, node.Name)
+		}
+	}
+}
+
+// lastError finds what a process said last in its log, without the line's decoration.
+func lastError(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "no log"
+	}
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	return lines[len(lines)-1] + " (log: " + path + ")"
+}
+
+func (c *Cluster) writeKubeconfig(o UpOptions) error {
+	path, err := pki.MergeKubeconfig(o.Kubeconfig, c.context(), c.server().Node.AdminKubeconfig())
+	if err != nil {
+		return err
+	}
+	if c.KubeconfigPath == path {
+		return nil
+	}
+	c.KubeconfigPath = path
+	return c.save()
+}
+
+func (c *Cluster) context() string { return "wherry-" + c.Name }
+
+// lock serialises up and down on this machine: they choose subnets and share directories.
+func lock(ctx context.Context) (unlock func(), err error) {
+	if err := os.MkdirAll(runRoot, 0o755); err != nil {
+		return nil, fmt.Errorf("make %s: %w", runRoot, err)
+	}
+	path := runRoot + ".lock" // beside the directory, which down removes
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("another `wherry up` or `down` is at work: %w", ctx.Err())
+		case <-time.After(wait):
+		}
+	}
+}

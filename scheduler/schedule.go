@@ -1,0 +1,75 @@
+package scheduler
+
+import (
+	"context"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"wherry.dev/wherry/lifecycle"
+	"wherry.dev/wherry/scheduler/plugins"
+	"wherry.dev/wherry/trace"
+)
+
+// decide gives one pod its node, or says why there is none.
+func (s *scheduler) decide(ctx context.Context, w *waiting) {
+	c := s.class(w.pod)
+	c.refresh(s.snapshot, w.pod)
+	slot := c.best(w.pod, s.random)
+	if slot < 0 {
+		s.refuse(ctx, w, c.explain(s.snapshot, w.pod))
+		return
+	}
+	node := s.snapshot.slots[slot].Name
+	s.snapshot.setPod(w.pod, node, true)
+	s.inFlight++
+	pod := w.pod.Pod
+	span := s.span(w, trace.OK, "", []trace.Attr{{Key: "node", Value: node}, {Key: "attempts", Value: strconv.Itoa(w.attempts)}})
+	s.work.Go(func() { s.bind(ctx, w, span, pod, node) })
+}
+
+// class returns the remembered answers for pods like this one.
+func (s *scheduler) class(pod *plugins.Pod) *class {
+	s.turn++
+	c, ok := s.classes[pod.Class]
+	if !ok {
+		if len(s.classes) >= classesKept {
+			s.forgetOldest()
+		}
+		c = newClass(pod, s.filters, s.scores)
+		s.classes[pod.Class] = c
+	}
+	c.lastUsed = s.turn
+	return c
+}
+
+func (s *scheduler) forgetOldest() {
+	oldest, when := "", s.turn+1
+	for key, c := range s.classes {
+		if c.lastUsed < when {
+			oldest, when = key, c.lastUsed
+		}
+	}
+	delete(s.classes, oldest)
+}
+
+// refuse parks the pod and tells the user: once for each new reason on the pod, each time as an event (which the API counts up).
+func (s *scheduler) refuse(ctx context.Context, w *waiting, r refusal) {
+	s.queue.refuse(w, r)
+	pod := w.pod.Pod
+	s.recorder.Eventf(pod, nil, corev1.EventTypeWarning, "FailedScheduling", "Scheduling", "%s", r.message)
+	s.Trace.Record(s.span(w, trace.Waiting, r.message, r.nodes))
+	if w.message == r.message {
+		return
+	}
+	w.message = r.message
+	s.work.Go(func() { s.reportUnschedulable(ctx, pod, r.message) })
+}
+
+// span is the schedule stage of the pod so far; the caller ends it.
+func (s *scheduler) span(w *waiting, outcome trace.Outcome, message string, attrs []trace.Attr) trace.Span {
+	return trace.Span{
+		PodUID: string(w.pod.UID), Namespace: w.pod.Namespace, Pod: w.pod.Name, Stage: lifecycle.Schedule, Component: "scheduler",
+		Start: w.since, Outcome: outcome, Message: message, Attrs: attrs,
+	}
+}
