@@ -1,0 +1,151 @@
+// Package apiserver serves the Kubernetes API: the path that every request takes is chain.go, from top to bottom.
+// What a resource is comes from api/kinds, where it is kept from store, who may do what from the authenticator,
+// authorizer and admission plugins it is given. Only cluster imports it.
+package apiserver
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/version"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"wherry.dev/wherry/api/kinds"
+	"wherry.dev/wherry/apiserver/subresources"
+	"wherry.dev/wherry/store"
+	"wherry.dev/wherry/trace"
+)
+
+// Config is all that a server needs. Kinds and Storage are required; the rest has the defaults that are written here.
+type Config struct {
+	// Kinds are the served resources, in discovery order.
+	Kinds []*kinds.Kind
+	// Storage opens the stored side of a kind whose Hub is nil; called once for each StoragePrefix.
+	Storage func(k *kinds.Kind) (store.Resource, error)
+
+	// Authenticator tells who sends a request that comes over a connection. Nil: everyone is system:anonymous.
+	Authenticator authenticator.Request
+	// Authorizer tells whether they may. Nil: only system:masters may do anything.
+	Authorizer authorizer.UnconditionalAuthorizer
+	// Admission are the plugins, in order.
+	Admission []admission.Interface
+	// Answers computes the kinds that are never stored: reviews.
+	Answers map[schema.GroupVersionResource]func(context.Context, user.Info, runtime.Object) (runtime.Object, error)
+	// Issuer makes service-account tokens. Nil: the token subresource is not served.
+	Issuer subresources.TokenIssuer
+
+	// ServiceCIDRs are the ranges of ClusterIPs, the primary family first. Empty: Services get no addresses.
+	ServiceCIDRs []netip.Prefix
+	// NodePorts is the range of node ports, bounds included. Zero: 30000-32767.
+	NodePorts [2]int32
+	// Advertise is the address and port under which other nodes reach this server; it becomes the endpoint of the
+	// Service default/kubernetes. Zero: that Service is not kept.
+	Advertise netip.AddrPort
+
+	// TLS serves connections; client certificates are asked for and left to the Authenticator to judge.
+	TLS *tls.Config
+	// KubeletTLS is what the server shows to kubelets, and how it knows them, for log, exec, attach, port-forward and proxy.
+	KubeletTLS *tls.Config
+
+	// Version is served under /version; GitVersion is like v1.37.2.
+	Version version.Info
+	// OpenAPI are the documents under /openapi. Nil: they are not served.
+	OpenAPI OpenAPI
+
+	// Checks are asked by /livez and /readyz besides the server's own.
+	Checks []Check
+	// Audit, if set, is told of every finished request. It must not block.
+	Audit func(AuditEvent)
+
+	Trace    trace.Recorder        // nil: spans are dropped
+	Registry prometheus.Registerer // nil: metrics are kept but not registered
+	Gatherer prometheus.Gatherer   // what /metrics shows; nil: /metrics is not served
+	Log      *slog.Logger          // nil: discarded
+
+	// RequestTimeout bounds requests other than watches and streams. Zero: 60 s.
+	RequestTimeout time.Duration
+	// WatchTimeout is the shortest life of a watch that names none. Zero: 30 min.
+	WatchTimeout time.Duration
+	// MaxInflight bounds requests being served at once, watches and streams not counted. Zero: 600.
+	MaxInflight int
+}
+
+// OpenAPI gives the documents that describe the API; an ETag changes exactly when its document does.
+type OpenAPI interface {
+	V2JSON() (etag string, doc []byte, err error)
+	V2Proto() (etag string, doc []byte, err error)
+	// V3Paths maps "api/v1", "apis/apps/v1" to the hash of each document.
+	V3Paths() (map[string]string, error)
+	// V3JSON and V3Proto return one document; ok is false when there is none at this path.
+	V3JSON(path string) (etag string, doc []byte, ok bool, err error)
+	V3Proto(path string) (etag string, doc []byte, ok bool, err error)
+}
+
+// Check is one question of /livez and /readyz.
+type Check struct {
+	Name  string
+	Check func(ctx context.Context) error
+	// ReadyOnly leaves the check out of /livez and /healthz.
+	ReadyOnly bool
+}
+
+// AuditEvent tells of one finished request.
+type AuditEvent struct {
+	ID           string
+	Received     time.Time
+	Took         time.Duration
+	User         user.Info
+	Impersonated user.Info // whom User acted as, or nil
+	Verb         string
+	Path         string
+	UserAgent    string
+	Source       string // remote address; empty in process
+	Namespace    string
+	Group        string
+	Resource     string
+	Subresource  string
+	Name         string
+	Code         int
+}
+
+func (c *Config) defaults() {
+	if c.Trace == nil {
+		c.Trace = trace.Nop{}
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.RequestTimeout == 0 {
+		c.RequestTimeout = 60 * time.Second
+	}
+	if c.WatchTimeout == 0 {
+		c.WatchTimeout = 30 * time.Minute
+	}
+	if c.MaxInflight == 0 {
+		c.MaxInflight = 600
+	}
+	if c.NodePorts == [2]int32{} {
+		c.NodePorts = [2]int32{30000, 32767}
+	}
+	if c.Authorizer == nil {
+		c.Authorizer = authorizer.AuthorizerFunc(func(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+			if a.GetUser() != nil {
+				for _, g := range a.GetUser().GetGroups() {
+					if g == user.SystemPrivilegedGroup {
+						return authorizer.DecisionAllow, "", nil
+					}
+				}
+			}
+			return authorizer.DecisionNoOpinion, "", nil
+		})
+	}
+}

@@ -1,0 +1,181 @@
+// Package managed keeps metadata.managedFields, which say who set which field, on every write, and merges server-side
+// apply (KEP-555). The rules and the merge are structured-merge-diff's; what is ours is the way there: most writes are
+// answered from a plan of the type's shape instead of a generic walk over a converted copy.
+package managed
+
+import (
+	"fmt"
+	"reflect"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/client-go/applyconfigurations"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"wherry.dev/wherry/api/kinds"
+	"wherry.dev/wherry/api/scheme"
+)
+
+// Types is the merge schema of every built-in type, parsed on first use (it takes some 30 ms) and shared.
+type Types struct {
+	once      sync.Once
+	converter managedfields.TypeConverter
+}
+
+// get returns the converter, parsing the schema when it is the first to ask.
+func (t *Types) get() managedfields.TypeConverter {
+	t.once.Do(func() { t.converter = applyconfigurations.NewTypeConverter(scheme.Scheme) })
+	return t.converter
+}
+
+// Warm parses the schema now, so that the first write need not wait for it.
+func (t *Types) Warm() { t.get() }
+
+// Manager keeps the managed fields of one kind as seen through one subresource. Safe for concurrent use.
+type Manager struct {
+	kind        *kinds.Kind
+	subresource string
+	types       *Types
+
+	once sync.Once
+	full *managedfields.FieldManager // set by once
+	err  error                       // set by once
+}
+
+// New returns the manager of k's subresource ("" for the object itself).
+func New(k *kinds.Kind, subresource string, types *Types) *Manager {
+	return &Manager{kind: k, subresource: subresource, types: types}
+}
+
+// manager builds the general machinery on first use; most kinds are never written.
+func (m *Manager) manager() (*managedfields.FieldManager, error) {
+	m.once.Do(func() {
+		gv := m.kind.GroupVersionKind.GroupVersion()
+		c := converter{m.kind}
+		m.full, m.err = managedfields.NewDefaultFieldManager(m.types.get(), c, c, scheme.Scheme, m.kind.GroupVersionKind, gv, m.subresource,
+			map[fieldpath.APIVersion]fieldpath.Filter{fieldpath.APIVersion(gv.String()): fieldpath.NewExcludeSetFilter(m.resetFields())})
+		if m.err != nil {
+			m.err = fmt.Errorf("prepare managed fields of %s: %w", m.kind.GroupVersionKind, m.err)
+		}
+	})
+	return m.full, m.err
+}
+
+// resetFields are those which a write through this subresource cannot set, and so nobody comes to own by it.
+func (m *Manager) resetFields() *fieldpath.Set {
+	switch _, hasStatus := m.kind.Subresources["status"]; {
+	case m.subresource == "status" && m.kind.GroupVersionKind.Kind == "Pod":
+		return fieldpath.NewSet(fieldpath.MakePathOrDie("spec"), fieldpath.MakePathOrDie("metadata", "deletionTimestamp"), fieldpath.MakePathOrDie("metadata", "ownerReferences"))
+	case m.subresource == "status":
+		return fieldpath.NewSet(fieldpath.MakePathOrDie("spec"))
+	case m.subresource == "" && hasStatus:
+		return fieldpath.NewSet(fieldpath.MakePathOrDie("status"))
+	}
+	return fieldpath.NewSet()
+}
+
+// Update records in obj's managedFields what manager changed since live (nil on create) and returns obj. It never
+// fails: where ownership cannot be worked out, live's stays.
+func (m *Manager) Update(live, obj runtime.Object, manager string) runtime.Object {
+	full, err := m.manager()
+	if err != nil {
+		return obj
+	}
+	if live == nil {
+		live = m.kind.New()
+		live.GetObjectKind().SetGroupVersionKind(m.kind.GroupVersionKind)
+	} else if live.GetObjectKind().GroupVersionKind() != m.kind.GroupVersionKind {
+		live = live.DeepCopyObject()
+		live.GetObjectKind().SetGroupVersionKind(m.kind.GroupVersionKind)
+	}
+	obj.GetObjectKind().SetGroupVersionKind(m.kind.GroupVersionKind)
+	return full.UpdateNoErrors(live, obj, manager)
+}
+
+// Apply merges an applied configuration into live and returns the new object, which is the caller's. live is not
+// changed. Conflicts with other managers are a 409 with one cause each, unless force is set.
+func (m *Manager) Apply(live runtime.Object, applied *unstructured.Unstructured, manager string, force bool) (runtime.Object, error) {
+	full, err := m.manager()
+	if err != nil {
+		return nil, err
+	}
+	live = live.DeepCopyObject()
+	live.GetObjectKind().SetGroupVersionKind(m.kind.GroupVersionKind)
+	return full.Apply(live, applied, manager, force)
+}
+
+// converter moves between the versions that the merge meets. Only one is known here: managed fields recorded
+// through another version of the kind are reported as unknown, which the merge answers by leaving them out.
+type converter struct{ kind *kinds.Kind }
+
+// Convert implements runtime.ObjectConvertor; nothing calls it.
+func (c converter) Convert(in, out, context any) error {
+	return fmt.Errorf("convert %T to %T: not supported", in, out)
+}
+
+// ConvertToVersion returns in as the kind's own version; an Unstructured becomes the typed object.
+func (c converter) ConvertToVersion(in runtime.Object, gv runtime.GroupVersioner) (runtime.Object, error) {
+	target, ok := gv.KindForGroupVersionKinds([]schema.GroupVersionKind{c.kind.GroupVersionKind})
+	if !ok || target != c.kind.GroupVersionKind {
+		return nil, runtime.NewNotRegisteredErrForTarget("wherry", nil, gv)
+	}
+	u, ok := in.(*unstructured.Unstructured)
+	if !ok {
+		return in, nil
+	}
+	if got := u.GroupVersionKind(); got != c.kind.GroupVersionKind {
+		return nil, runtime.NewNotRegisteredErrForKind("wherry", got)
+	}
+	out := c.kind.New()
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, out); err != nil {
+		return nil, fmt.Errorf("convert merged %s: %w", c.kind.GroupVersionKind, err)
+	}
+	out.GetObjectKind().SetGroupVersionKind(c.kind.GroupVersionKind)
+	return out, nil
+}
+
+// ConvertFieldLabel implements runtime.ObjectConvertor; nothing calls it.
+func (c converter) ConvertFieldLabel(_ schema.GroupVersionKind, label, value string) (string, string, error) {
+	return label, value, nil
+}
+
+// Default implements runtime.ObjectDefaulter for merged objects.
+func (c converter) Default(obj runtime.Object) {
+	if c.kind.Default != nil {
+		c.kind.Default(obj)
+	}
+}
+
+// Dedup removes repeated owner references, and says whether there were any.
+func Dedup(obj runtime.Object) bool {
+	a, err := meta.Accessor(obj)
+	if err != nil {
+		return false
+	}
+	refs := a.GetOwnerReferences()
+	if len(refs) < 2 {
+		return false
+	}
+	kept := refs[:0:0]
+	for _, r := range refs {
+		seen := false
+		for _, k := range kept {
+			if reflect.DeepEqual(k, r) {
+				seen = true
+				break
+			}
+		}
+		if !seen {
+			kept = append(kept, r)
+		}
+	}
+	if len(kept) == len(refs) {
+		return false
+	}
+	a.SetOwnerReferences(kept)
+	return true
+}

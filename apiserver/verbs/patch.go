@@ -1,0 +1,397 @@
+package verbs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"mime"
+	"net/http"
+	"time"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	cbor "k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/mergepatch"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	kjson "sigs.k8s.io/json"
+	"sigs.k8s.io/yaml"
+
+	"wherry.dev/wherry/api/scheme"
+	"wherry.dev/wherry/apiserver/wire"
+)
+
+// maxJSONPatchOperations bounds the work one small JSON patch can ask for.
+const maxJSONPatchOperations = 10000
+
+// patchTypes are the accepted Content-Types of a patch.
+var patchTypes = []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType), string(types.ApplyYAMLPatchType)}
+
+// Patch changes part of an object: by a list of operations (JSON patch), by a partial object (merge and strategic
+// merge), or by the state that one manager wants (apply), which also creates.
+func Patch(ctx context.Context, s *Served, r *Request) (Answer, error) {
+	ct := r.HTTP.Header.Get("Content-Type")
+	if mt, _, err := mime.ParseMediaType(ct); err == nil {
+		ct = mt
+	}
+	kind := types.PatchType(ct)
+	switch kind {
+	case types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType, types.ApplyYAMLPatchType, types.ApplyCBORPatchType:
+	default:
+		return Answer{}, wire.UnsupportedMediaType(patchTypes...)
+	}
+	data, err := wire.ReadBody(r.HTTP)
+	if err != nil {
+		return Answer{}, err
+	}
+	var options metav1.PatchOptions
+	if q := r.Query(); len(q) > 0 {
+		if err := metav1.Convert_url_Values_To_v1_PatchOptions(&q, &options, nil); err != nil {
+			return Answer{}, apierrors.NewBadRequest(err.Error())
+		}
+	}
+	if errs := metav1validation.ValidatePatchOptions(&options, kind); len(errs) > 0 {
+		return Answer{}, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "PatchOptions"}, "", errs)
+	}
+	options.SetGroupVersionKind(metav1.SchemeGroupVersion.WithKind("PatchOptions"))
+
+	p := patcher{s: s, r: r, options: &options, directive: wire.ParseDirective(options.FieldValidation), manager: manager(options.FieldManager, r.HTTP)}
+	c := change{dryRun: isDryRun(options.DryRun), unconditional: true,
+		options: &metav1.UpdateOptions{TypeMeta: metav1.TypeMeta{Kind: "UpdateOptions", APIVersion: "meta.k8s.io/v1"}, DryRun: options.DryRun,
+			FieldManager: options.FieldManager, FieldValidation: options.FieldValidation},
+		createOptions: &metav1.CreateOptions{TypeMeta: metav1.TypeMeta{Kind: "CreateOptions", APIVersion: "meta.k8s.io/v1"}, DryRun: options.DryRun,
+			FieldManager: options.FieldManager, FieldValidation: options.FieldValidation},
+	}
+	switch kind {
+	case types.JSONPatchType:
+		c.next, err = p.jsonPatch(data)
+	case types.MergePatchType:
+		c.next, err = p.mergePatch(data)
+	case types.StrategicMergePatchType:
+		c.next, err = p.strategicPatch(data)
+	default:
+		c.next, err = p.apply(data, kind)
+		c.create = r.Sub == nil
+	}
+	if err != nil {
+		return Answer{}, err
+	}
+	r.Marks.Decoded = time.Now()
+	if r.Sub != nil && r.Sub.Write != nil {
+		return s.writtenOther(ctx, r, c)
+	}
+	for attempt := 1; ; attempt++ {
+		// The store retries by itself when others write; a conflict that is left is a version which the patch itself names.
+		a, err := s.written(s.write(ctx, r, c))
+		if err == nil || !apierrors.IsConflict(err) || p.namedVersion || attempt == maxAttempts || kind == types.ApplyYAMLPatchType || kind == types.ApplyCBORPatchType {
+			return a, err
+		}
+	}
+}
+
+// patcher holds what all kinds of patches need.
+type patcher struct {
+	s            *Served
+	r            *Request
+	options      *metav1.PatchOptions
+	directive    wire.Directive
+	manager      string
+	namedVersion bool // the patch sets metadata.resourceVersion
+}
+
+type nextFunc = func(ctx context.Context, current runtime.Object) (runtime.Object, error)
+
+// view is the object that the patch is about: the current object, or the subresource's rendering of it.
+func (p *patcher) view(current runtime.Object) (runtime.Object, error) {
+	if p.r.Sub != nil && p.r.Sub.Read != nil {
+		return p.r.Sub.Read(current)
+	}
+	return current, nil
+}
+
+// finish turns the patched view back into the object, defaulted and with its managed fields.
+func (p *patcher) finish(current, patched runtime.Object) (runtime.Object, error) {
+	obj := patched
+	if p.r.Sub != nil && p.r.Sub.Write != nil {
+		var err error
+		if obj, err = p.r.Sub.Write(current, patched); err != nil {
+			return nil, err
+		}
+	} else {
+		m, err := accessor(obj)
+		if err != nil {
+			return nil, err
+		}
+		if m.GetName() != p.r.Info.Name {
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", m.GetName(), p.r.Info.Name))
+		}
+		if om, err := accessor(current); err == nil && m.GetResourceVersion() != om.GetResourceVersion() && m.GetResourceVersion() != "" {
+			p.namedVersion = true
+		}
+	}
+	if p.s.Kind.Default != nil {
+		p.s.Kind.Default(obj)
+	}
+	return p.s.Managed[p.r.Info.Subresource].Update(current, obj, p.manager), nil
+}
+
+// warnOrFail handles unknown and duplicate fields as the directive says.
+func (p *patcher) warnOrFail(strict []error) error {
+	if len(strict) == 0 || p.directive == metav1.FieldValidationIgnore {
+		return nil
+	}
+	if p.directive == metav1.FieldValidationWarn {
+		for _, e := range strict {
+			p.r.Warn(e.Error())
+		}
+		return nil
+	}
+	gvk := p.s.Kind.GroupVersionKind
+	return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", gvk.Kind, gvk.Version, gvk.Kind, runtime.NewStrictDecodingError(strict)))
+}
+
+// gvk is the type of the view.
+func (p *patcher) gvk() schema.GroupVersionKind {
+	if p.r.Sub != nil && p.r.Sub.Read != nil {
+		return p.r.Sub.Kind
+	}
+	return p.s.Kind.GroupVersionKind
+}
+
+func (p *patcher) fresh() runtime.Object {
+	if p.r.Sub != nil && p.r.Sub.Read != nil {
+		return newOf(p.r.Sub.Kind)
+	}
+	return p.s.Kind.New()
+}
+
+// jsonPatch follows RFC 6902.
+func (p *patcher) jsonPatch(data []byte) (nextFunc, error) {
+	var raw []any
+	strict, err := kjson.UnmarshalStrict(data, &raw)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+	}
+	if err := p.warnOrFailPatch("json patch", strict); err != nil {
+		return nil, err
+	}
+	ops, err := jsonpatch.DecodePatch(data)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	if len(ops) > maxJSONPatchOperations {
+		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", maxJSONPatchOperations, len(ops)))
+	}
+	return p.viaJSON(func(doc []byte) ([]byte, error) {
+		out, err := ops.Apply(doc)
+		if err != nil {
+			// what the patch asks for cannot be done to this object: the client's error, not a malformed request
+			return nil, unprocessable(err.Error())
+		}
+		return out, nil
+	}), nil
+}
+
+// mergePatch follows RFC 7386.
+func (p *patcher) mergePatch(data []byte) (nextFunc, error) {
+	var m map[string]any
+	strict, err := kjson.UnmarshalStrict(data, &m)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+	}
+	if err := p.warnOrFailPatch("json merge patch", strict); err != nil {
+		return nil, err
+	}
+	return p.viaJSON(func(doc []byte) ([]byte, error) {
+		out, err := jsonpatch.MergePatch(doc, data)
+		if err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+		return out, nil
+	}), nil
+}
+
+// warnOrFailPatch is warnOrFail for duplicate fields in the patch itself.
+func (p *patcher) warnOrFailPatch(what string, strict []error) error {
+	if len(strict) == 0 || p.directive == metav1.FieldValidationIgnore {
+		return nil
+	}
+	for i, e := range strict {
+		strict[i] = fmt.Errorf("%s %w", what, e)
+	}
+	if p.directive == metav1.FieldValidationWarn {
+		for _, e := range strict {
+			p.r.Warn(e.Error())
+		}
+		return nil
+	}
+	return apierrors.NewBadRequest(runtime.NewStrictDecodingError(strict).Error())
+}
+
+// viaJSON patches the object's JSON.
+func (p *patcher) viaJSON(patch func([]byte) ([]byte, error)) nextFunc {
+	return func(_ context.Context, current runtime.Object) (runtime.Object, error) {
+		view, err := p.view(current)
+		if err != nil {
+			return nil, err
+		}
+		doc, err := wire.Encode(wire.Accept{}, p.gvk(), view)
+		if err != nil {
+			return nil, err
+		}
+		out, err := patch(doc)
+		if err != nil {
+			return nil, err
+		}
+		obj, err := p.s.Decoder.Object(out, wire.JSON, p.directive, p.gvk(), p.fresh, p.r.Warn)
+		if err != nil {
+			if s := wire.StatusOf(err); s.Code == http.StatusBadRequest && p.directive != metav1.FieldValidationStrict {
+				return nil, unprocessable(s.Message) // the patch was well-formed, its outcome is not
+			}
+			return nil, err
+		}
+		return p.finish(current, obj)
+	}
+}
+
+func unprocessable(message string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: http.StatusUnprocessableEntity,
+		Reason: metav1.StatusReasonInvalid, Message: message}}
+}
+
+// strategicPatch merges by the patch strategies of the type (lists by their keys).
+func (p *patcher) strategicPatch(data []byte) (nextFunc, error) {
+	var patch map[string]any
+	strict, err := kjson.UnmarshalStrict(data, &patch)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+	}
+	if err := p.warnOrFailPatch("strategic patch", strict); err != nil { // duplicate keys
+		return nil, err
+	}
+	meta, err := strategicpatch.NewPatchMetaFromStruct(p.fresh())
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	return func(_ context.Context, current runtime.Object) (runtime.Object, error) {
+		view, err := p.view(current)
+		if err != nil {
+			return nil, err
+		}
+		doc, err := runtime.DefaultUnstructuredConverter.ToUnstructured(view)
+		if err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+		merged, err := strategicpatch.StrategicMergeMapPatchUsingLookupPatchMeta(doc, runtime.DeepCopyJSON(patch), meta)
+		if err != nil {
+			return nil, patchError(err)
+		}
+		obj := p.fresh()
+		err = runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(merged, obj, p.directive != metav1.FieldValidationIgnore)
+		if err != nil {
+			strict, ok := runtime.AsStrictDecodingError(err)
+			if !ok {
+				return nil, apierrors.NewInvalid(p.gvk().GroupKind(), p.r.Info.Name, field.ErrorList{field.Invalid(field.NewPath("patch"), fmt.Sprintf("%+v", patch), err.Error())})
+			}
+			if err := p.warnOrFail(strict.Errors()); err != nil {
+				return nil, err
+			}
+		}
+		obj.GetObjectKind().SetGroupVersionKind(p.gvk())
+		return p.finish(current, obj)
+	}, nil
+}
+
+func patchError(err error) error {
+	if errors.Is(err, mergepatch.ErrBadJSONDoc) || mergepatch.IsPreconditionFailed(err) {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	switch err {
+	case mergepatch.ErrBadPatchFormatForPrimitiveList, mergepatch.ErrBadPatchFormatForRetainKeys, mergepatch.ErrBadPatchFormatForSetElementOrderList, mergepatch.ErrUnsupportedStrategicMergePatchFormat:
+		return apierrors.NewBadRequest(err.Error())
+	case mergepatch.ErrNoListOfLists:
+		return unprocessable(err.Error())
+	}
+	return unprocessable(err.Error())
+}
+
+// apply merges the state that one manager wants (server-side apply).
+func (p *patcher) apply(data []byte, kind types.PatchType) (nextFunc, error) {
+	want := &unstructured.Unstructured{Object: map[string]any{}}
+	if kind == types.ApplyCBORPatchType {
+		if err := cbor.Unmarshal(data, &want.Object); err != nil {
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding CBOR: %v", err))
+		}
+	} else if err := yaml.Unmarshal(data, &want.Object); err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+	}
+	if kind == types.ApplyYAMLPatchType && p.directive != metav1.FieldValidationIgnore { // duplicate keys
+		if err := yaml.UnmarshalStrict(data, &map[string]any{}); err != nil {
+			if p.directive == metav1.FieldValidationStrict {
+				return nil, apierrors.NewBadRequest(fmt.Sprintf("error strict decoding YAML: %v", err))
+			}
+			p.r.Warn(err.Error())
+		}
+	}
+	if want.Object == nil || len(want.Object) == 0 {
+		return nil, apierrors.NewBadRequest("invalid object type: the applied configuration is empty")
+	}
+	if want.GetAPIVersion() == "" || want.GetKind() == "" {
+		return nil, apierrors.NewBadRequest("error decoding YAML: Object 'Kind' or 'apiVersion' is missing in '" + string(data) + "'")
+	}
+	if n := want.GetName(); n != "" && n != p.r.Info.Name {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", n, p.r.Info.Name))
+	}
+	want.SetName(p.r.Info.Name)
+	gvk := p.s.Kind.GroupVersionKind
+	if got := want.GroupVersionKind(); got.Kind != gvk.Kind {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s", got.Kind, got.Version, gvk.Kind))
+	}
+	if p.directive != metav1.FieldValidationIgnore {
+		// Unknown fields are refused by the merge itself with a worse message; ask the converter first.
+		err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(want.Object, p.s.Kind.New(), true)
+		if strict, ok := runtime.AsStrictDecodingError(err); ok && p.directive == metav1.FieldValidationStrict {
+			if err := p.warnOrFail(strict.Errors()); err != nil {
+				return nil, err
+			}
+		}
+	}
+	force := p.options.Force != nil && *p.options.Force
+	return func(_ context.Context, current runtime.Object) (runtime.Object, error) {
+		live := current
+		if live == nil {
+			live = p.s.Kind.New()
+			if m, err := accessor(live); err == nil {
+				m.SetName(p.r.Info.Name)
+				m.SetNamespace(p.r.Info.Namespace)
+			}
+		}
+		obj, err := p.s.Managed[p.r.Info.Subresource].Apply(live, want.DeepCopy(), p.manager, force)
+		if err != nil {
+			var status apierrors.APIStatus
+			if errors.As(err, &status) {
+				return nil, err
+			}
+			return nil, apierrors.NewInternalError(err)
+		}
+		if obj == nil { // nothing changes
+			return current, nil
+		}
+		return obj, nil
+	}, nil
+}
+
+// newOf makes an empty object of a registered type.
+func newOf(gvk schema.GroupVersionKind) runtime.Object {
+	obj, err := scheme.Scheme.New(gvk)
+	if err != nil {
+		return &unstructured.Unstructured{}
+	}
+	return obj
+}
