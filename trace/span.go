@@ -18,22 +18,25 @@ const (
 )
 
 // Attr explains a span: rejecting node and reason, image and bytes, probe and failures.
-type Attr struct{ Key, Value string }
+type Attr struct {
+	Key   string `json:"key"`
+	Value string `json:"value"`
+}
 
 // Span is one stage of one pod on one component. Immutable once handed to a Recorder.
 type Span struct {
-	PodUID    string // the trace: the pod's UID, as in metadata.uid
-	Namespace string
-	Pod       string
-	Stage     lifecycle.Stage
-	Component string // apiserver, scheduler, kubelet, controllers, proxy, dns
-	Node      string // empty outside nodes
-	Detail    string // distinguishes spans of one stage, such as the container's name; may be empty
-	Start     time.Time
-	End       time.Time // zero while Outcome is Waiting
-	Outcome   Outcome
-	Message   string // why it failed, or what it waits for
-	Attrs     []Attr
+	PodUID    string          `json:"uid"` // the trace: the pod's UID, as in metadata.uid
+	Namespace string          `json:"namespace"`
+	Pod       string          `json:"pod"`
+	Stage     lifecycle.Stage `json:"stage"`
+	Component string          `json:"component"`        // apiserver, scheduler, kubelet, controllers, proxy, dns
+	Node      string          `json:"node,omitempty"`   // empty outside nodes
+	Detail    string          `json:"detail,omitempty"` // distinguishes spans of one stage, such as the container's name; may be empty
+	Start     time.Time       `json:"start"`
+	End       time.Time       `json:"end,omitzero"` // zero while Outcome is Waiting
+	Outcome   Outcome         `json:"outcome"`
+	Message   string          `json:"message,omitempty"` // why it failed, or what it waits for
+	Attrs     []Attr          `json:"attrs,omitempty"`
 }
 
 // Recorder takes spans. Record never blocks and never fails: a full queue drops the span and counts it.
