@@ -1,0 +1,165 @@
+package kinds
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+func validateNode(n *corev1.Node) field.ErrorList {
+	errs := ValidateMeta(&n.ObjectMeta, false, NameIsDNSSubdomain)
+	spec := field.NewPath("spec")
+	errs = append(errs, validateTaints(n.Spec.Taints, spec.Child("taints"))...)
+	errs = append(errs, validateNodeResources(n)...)
+	if len(n.Spec.PodCIDRs) > 0 {
+		errs = append(errs, validatePodCIDRs(n.Spec.PodCIDRs, spec.Child("podCIDRs"))...)
+	}
+	return errs
+}
+
+// validateTaints checks taints of a node: a key may come once for each effect.
+func validateTaints(taints []corev1.Taint, path *field.Path) (errs field.ErrorList) {
+	type mark struct {
+		key    string
+		effect corev1.TaintEffect
+	}
+	seen := make(map[mark]bool, len(taints))
+	for i := range taints {
+		t, at := &taints[i], path.Index(i)
+		errs = append(errs, metav1validation.ValidateLabelName(t.Key, at.Child("key"))...)
+		for _, sentence := range validation.IsValidLabelValue(t.Value) {
+			errs = append(errs, field.Invalid(at.Child("value"), t.Value, sentence))
+		}
+		errs = append(errs, validateTaintEffect(t.Effect, at.Child("effect"))...)
+		m := mark{t.Key, t.Effect}
+		if seen[m] {
+			errs = append(errs, &field.Error{
+				Type: field.ErrorTypeDuplicate, Field: at.String(), BadValue: *t,
+				Detail: "taints must be unique by key and effect pair",
+			})
+			continue
+		}
+		seen[m] = true
+	}
+	return errs
+}
+
+func validateTaintEffect(effect corev1.TaintEffect, path *field.Path) field.ErrorList {
+	known := []corev1.TaintEffect{corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute}
+	switch {
+	case slices.Contains(known, effect):
+		return nil
+	case effect == "":
+		return field.ErrorList{field.Required(path, "")}
+	}
+	return field.ErrorList{field.NotSupported(path, effect, known)}
+}
+
+func validateNodeResources(n *corev1.Node) (errs field.ErrorList) {
+	for name, quantity := range n.Status.Capacity {
+		errs = append(errs, validateResourceQuantity(string(name), quantity, field.NewPath("status", "capacity").Key(string(name)))...)
+	}
+	for name, quantity := range n.Status.Allocatable {
+		errs = append(errs, validateResourceQuantity(string(name), quantity, field.NewPath("status", "allocatable").Key(string(name)))...)
+	}
+	return errs
+}
+
+// validateResourceQuantity wants a non-negative amount, and a whole one of what comes in pieces.
+func validateResourceQuantity(name string, q resource.Quantity, path *field.Path) (errs field.ErrorList) {
+	if q.Sign() < 0 {
+		errs = append(errs, field.Invalid(path, q.String(), "must be greater than or equal to 0"))
+	}
+	if wholeResource(name) && q.MilliValue()%1000 != 0 {
+		errs = append(errs, field.Invalid(path, q.String(), "must be an integer"))
+	}
+	return errs
+}
+
+// wholeResource reports whether a resource comes in whole pieces: counts of objects, and extended resources.
+func wholeResource(name string) bool {
+	switch corev1.ResourceName(name) {
+	case corev1.ResourcePods, corev1.ResourceQuotas, corev1.ResourceServices, corev1.ResourceReplicationControllers,
+		corev1.ResourceSecrets, corev1.ResourceConfigMaps, corev1.ResourcePersistentVolumeClaims,
+		corev1.ResourceServicesNodePorts, corev1.ResourceServicesLoadBalancers:
+		return true
+	}
+	return namedByVendor(name)
+}
+
+// namedByVendor reports whether name is that of an extended resource: qualified, and not in Kubernetes' own domain.
+func namedByVendor(name string) bool {
+	domain, _, qualified := strings.Cut(name, "/")
+	return qualified && !strings.HasSuffix(domain, "kubernetes.io") && !strings.HasPrefix(name, "requests.") &&
+		len(validation.IsQualifiedName("requests."+name)) == 0
+}
+
+// validatePodCIDRs wants one range, or one of each family.
+func validatePodCIDRs(cidrs []string, path *field.Path) (errs field.ErrorList) {
+	parsed := make([]netip.Prefix, 0, len(cidrs))
+	for i, c := range cidrs {
+		errs = append(errs, validation.IsValidCIDRForLegacyField(path.Index(i), c, false, cidrs)...)
+		if p, err := netip.ParsePrefix(c); err == nil {
+			parsed = append(parsed, p)
+		}
+	}
+	if len(cidrs) > 1 {
+		dual := len(parsed) == len(cidrs) && slices.ContainsFunc(parsed, func(p netip.Prefix) bool { return p.Addr().Is4() != parsed[0].Addr().Is4() })
+		if len(parsed) == len(cidrs) && (!dual || len(cidrs) > 2) {
+			errs = append(errs, field.Invalid(path, cidrs, "may specify no more than one CIDR for each IP family"))
+		}
+	}
+	return errs
+}
+
+func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
+	errs := ValidateMetaUpdate(&n.ObjectMeta, &old.ObjectMeta)
+	errs = append(errs, validateTaints(n.Spec.Taints, field.NewPath("spec", "taints"))...)
+	errs = append(errs, validateNodeResources(n)...)
+
+	addresses := make(map[corev1.NodeAddress]bool, len(n.Status.Addresses))
+	for i, a := range n.Status.Addresses {
+		if addresses[a] {
+			errs = append(errs, field.Duplicate(field.NewPath("status", "addresses").Index(i), a))
+		}
+		addresses[a] = true
+	}
+
+	if len(old.Spec.PodCIDRs) > 0 && !slices.Equal(old.Spec.PodCIDRs, n.Spec.PodCIDRs) {
+		errs = append(errs, field.Forbidden(field.NewPath("spec", "podCIDRs"), "node updates may not change podCIDR except from \"\" to valid"))
+	}
+	if old.Spec.ProviderID != "" && old.Spec.ProviderID != n.Spec.ProviderID {
+		errs = append(errs, field.Forbidden(field.NewPath("spec", "providerID"), "node updates may not change providerID except from \"\" to valid"))
+	}
+	if frozen, was := frozenNodeSpec(&n.Spec), frozenNodeSpec(&old.Spec); !apiequality.Semantic.DeepEqual(frozen, was) {
+		errs = append(errs, field.Forbidden(field.NewPath(""), "node updates may only change labels, taints, or capacity (or configSource, if the DynamicKubeletConfig feature gate is enabled)"))
+	}
+	return errs
+}
+
+// frozenNodeSpec leaves out what an update may change or what has its own message.
+func frozenNodeSpec(s *corev1.NodeSpec) corev1.NodeSpec {
+	f := *s
+	f.PodCIDR, f.PodCIDRs, f.ProviderID, f.Taints, f.Unschedulable, f.ConfigSource = "", nil, "", nil, false, nil
+	return f
+}
+
+func warnNode(n *corev1.Node) (warnings []string) {
+	if n.Spec.ConfigSource != nil {
+		warnings = append(warnings, "spec.configSource: the feature is no longer supported")
+	}
+	if n.Spec.DoNotUseExternalID != "" {
+		warnings = append(warnings, "spec.externalID: this field is deprecated, and is unused by Kubernetes")
+	}
+	for i, c := range n.Spec.PodCIDRs {
+		warnings = append(warnings, validation.GetWarningsForCIDR(field.NewPath("spec", "podCIDRs").Index(i), c)...)
+	}
+	return warnings
+}
