@@ -39,9 +39,8 @@ func (h Handler) Method(m string) (Func, bool) {
 
 // TokenIssuer makes bound service-account tokens for TokenRequest (KEP-1205).
 type TokenIssuer interface {
-	// Issue returns r with its status filled in. The objects that the token is bound to have been checked by the
-	// caller: pod, secret and node are nil unless bound to.
-	Issue(ctx context.Context, sa *corev1.ServiceAccount, r *authenticationv1.TokenRequest, pod *corev1.Pod, secret *corev1.Secret, node *corev1.Node) (*authenticationv1.TokenRequest, error)
+	// Issue returns a copy of r with its status filled in. Errors are API Statuses.
+	Issue(ctx context.Context, namespace, name string, r *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error)
 }
 
 // Config is what subresources need besides the resources themselves.
@@ -61,13 +60,46 @@ type key struct{ group, resource, subresource string }
 type Set struct {
 	config   Config
 	handlers map[key]Handler
+
+	kubelets         *http.Transport // authenticated both ways
+	insecureKubelets *http.Transport // authenticates us only, for logs of a node that has lost its certificate
+	backends         *http.Transport // for what runs in pods: nobody vouches for its certificates
 }
 
 // New returns the set.
 func New(c Config) *Set {
 	s := &Set{config: c, handlers: map[key]Handler{}}
-	s.handlers[key{"", "pods", "binding"}] = Handler{Methods: map[string]Func{http.MethodPost: s.bindPod}}
+	s.kubelets = newTransport(c.KubeletTLS, c.DialTimeout)
+	insecure := &tls.Config{}
+	if c.KubeletTLS != nil {
+		insecure = c.KubeletTLS.Clone()
+	}
+	insecure.InsecureSkipVerify = true
+	s.insecureKubelets = newTransport(insecure, c.DialTimeout)
+	s.backends = newTransport(&tls.Config{InsecureSkipVerify: true}, c.DialTimeout)
+
+	post := func(f Func) map[string]Func { return map[string]Func{http.MethodPost: f} }
+	both := func(f Func) map[string]Func { return map[string]Func{http.MethodPost: f, http.MethodGet: f} }
+	s.handlers[key{"", "pods", "binding"}] = Handler{Methods: post(s.bindPod)}
+	s.handlers[key{"", "pods", "eviction"}] = Handler{Methods: post(s.evict)}
+	s.handlers[key{"", "pods", "exec"}] = Handler{Methods: both(s.exec), Stream: true}
+	s.handlers[key{"", "pods", "attach"}] = Handler{Methods: both(s.attach), Stream: true}
+	s.handlers[key{"", "pods", "portforward"}] = Handler{Methods: both(s.portForward), Stream: true}
+	s.handlers[key{"", "pods", "log"}] = Handler{Methods: map[string]Func{http.MethodGet: s.log}, Stream: true}
+	for resource, f := range map[string]Func{"pods": s.proxyPod, "services": s.proxyService, "nodes": s.proxyNode} {
+		s.handlers[key{"", resource, "proxy"}] = Handler{Methods: map[string]Func{"": f}, Paths: true, Stream: true}
+	}
+	if c.Issuer != nil {
+		s.handlers[key{"", "serviceaccounts", "token"}] = Handler{Methods: post(s.token)}
+	}
 	return s
+}
+
+// Close drops idle connections.
+func (s *Set) Close() {
+	for _, t := range []*http.Transport{s.kubelets, s.insecureKubelets, s.backends} {
+		t.CloseIdleConnections()
+	}
 }
 
 // Find returns the handler of a subresource.
