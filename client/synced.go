@@ -1,0 +1,51 @@
+package client
+
+import (
+	"context"
+	"fmt"
+
+	"k8s.io/client-go/tools/cache"
+)
+
+// Handlers are the event handlers of one controller, removed again together.
+type Handlers struct {
+	remove []func()
+	synced []cache.InformerSynced
+}
+
+// On adds a handler to an informer.
+func (h *Handlers) On(informer cache.SharedIndexInformer, handler cache.ResourceEventHandler) error {
+	registration, err := informer.AddEventHandler(handler)
+	if err != nil {
+		return fmt.Errorf("add event handler: %w", err)
+	}
+	h.remove = append(h.remove, func() { _ = informer.RemoveEventHandler(registration) })
+	h.synced = append(h.synced, registration.HasSynced)
+	return nil
+}
+
+// Sync starts the informers that do not run yet and waits until each handler has seen all that was there; false when ctx ended first.
+func (h *Handlers) Sync(ctx context.Context, s *Set) bool {
+	s.Informers.Start(ctx.Done())
+	return cache.WaitForCacheSync(ctx.Done(), h.synced...)
+}
+
+// Remove takes the handlers away.
+func (h *Handlers) Remove() {
+	for _, remove := range h.remove {
+		remove()
+	}
+}
+
+// Each makes a handler that calls f with the object of every event, its last known state when it was deleted.
+func Each[T any](f func(T)) cache.ResourceEventHandler {
+	call := func(obj any) {
+		if unknown, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+			obj = unknown.Obj
+		}
+		if t, ok := obj.(T); ok {
+			f(t)
+		}
+	}
+	return cache.ResourceEventHandlerFuncs{AddFunc: call, UpdateFunc: func(_, obj any) { call(obj) }, DeleteFunc: call}
+}

@@ -1,0 +1,223 @@
+// Package nodelifecycle watches over nodes: the taints that say what their conditions say, Ready Unknown for a node whose Lease is not
+// renewed, and the eviction of pods that do not tolerate a NoExecute taint for longer than they say. Upstream's counterparts are
+// the node lifecycle and the taint eviction controllers.
+package nodelifecycle
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	coordinationlisters "k8s.io/client-go/listers/coordination/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+
+	"wherry.dev/wherry/client"
+)
+
+// Config is what the controller needs.
+type Config struct {
+	Client   *client.Set
+	Recorder record.EventRecorder
+	Log      *slog.Logger
+	// GracePeriod is how long a node may be silent before it is Unknown; 0 for upstream's 50 s.
+	GracePeriod time.Duration
+}
+
+const defaultGracePeriod = 50 * time.Second
+
+// podsByNode is the name of the index that eviction looks pods up in.
+const podsByNode = "wherry.dev/node"
+
+type controller struct {
+	Config
+	nodes  corelisters.NodeLister
+	leases coordinationlisters.LeaseLister
+	pods   cache.Indexer
+	loop   *client.Loop // nodes
+	evict  *client.Loop // pods
+}
+
+// Run watches over nodes until ctx ends.
+func Run(ctx context.Context, c Config) error {
+	if c.GracePeriod == 0 {
+		c.GracePeriod = defaultGracePeriod
+	}
+	nodes, leases := c.Client.Informers.Core().V1().Nodes(), c.Client.Informers.Coordination().V1().Leases()
+	pods := c.Client.Informers.Core().V1().Pods().Informer()
+	if err := addNodeIndex(pods); err != nil {
+		return err
+	}
+	k := &controller{Config: c, nodes: nodes.Lister(), leases: leases.Lister(), pods: pods.GetIndexer()}
+	k.loop = client.NewLoop("nodelifecycle", 4, c.Log, k.sync)
+	k.evict = client.NewLoop("tainteviction", 4, c.Log, k.evictPod)
+	var handlers client.Handlers
+	defer handlers.Remove()
+	for informer, handler := range map[cache.SharedIndexInformer]cache.ResourceEventHandler{
+		nodes.Informer(): client.Each(func(n *corev1.Node) {
+			k.loop.Add(n.Name)
+			k.enqueuePods(n)
+		}),
+		leases.Informer(): cache.ResourceEventHandlerFuncs{}, // read when a node is due, so that a heartbeat costs nothing here
+		pods: client.Each(func(p *corev1.Pod) {
+			if p.Spec.NodeName != "" && p.DeletionTimestamp == nil && k.tainted(p.Spec.NodeName) {
+				k.evict.Add(p.Namespace + "/" + p.Name)
+			}
+		}),
+	} {
+		if err := handlers.On(informer, handler); err != nil {
+			return err
+		}
+	}
+	if !handlers.Sync(ctx, c.Client) {
+		return nil
+	}
+	done := make(chan struct{})
+	go func() { k.evict.Run(ctx); close(done) }()
+	k.loop.Run(ctx)
+	<-done
+	return nil
+}
+
+func addNodeIndex(pods cache.SharedIndexInformer) error {
+	if _, ok := pods.GetIndexer().GetIndexers()[podsByNode]; ok {
+		return nil
+	}
+	err := pods.AddIndexers(cache.Indexers{podsByNode: func(obj any) ([]string, error) {
+		if pod, ok := obj.(*corev1.Pod); ok && pod.Spec.NodeName != "" {
+			return []string{pod.Spec.NodeName}, nil
+		}
+		return nil, nil
+	}})
+	if err != nil {
+		return fmt.Errorf("index pods by node: %w", err)
+	}
+	return nil
+}
+
+// sync looks at one node's heartbeat and brings conditions and taints up to it. It comes back when the heartbeat would be overdue.
+func (k *controller) sync(ctx context.Context, name string) error {
+	node, err := k.nodes.Get(name)
+	if apierrors.IsNotFound(err) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if overdue := k.overdueIn(node); overdue > 0 {
+		k.loop.AddAfter(name, overdue)
+	} else if readiness(node) != corev1.ConditionUnknown {
+		return k.markUnknown(ctx, node)
+	} else {
+		k.loop.AddAfter(name, k.GracePeriod/5) // its next heartbeat is a node event only when its status changes
+	}
+	return k.syncTaints(ctx, node)
+}
+
+// overdueIn returns how long the node may still be silent.
+func (k *controller) overdueIn(node *corev1.Node) time.Duration {
+	last := node.CreationTimestamp.Time
+	for i := range node.Status.Conditions {
+		if c := &node.Status.Conditions[i]; c.Type == corev1.NodeReady && c.Status != corev1.ConditionUnknown && c.LastHeartbeatTime.After(last) {
+			last = c.LastHeartbeatTime.Time
+		}
+	}
+	if lease, err := k.leases.Leases(corev1.NamespaceNodeLease).Get(node.Name); err == nil && renewed(lease).After(last) {
+		last = renewed(lease)
+	}
+	return k.GracePeriod - time.Since(last)
+}
+
+func renewed(lease *coordinationv1.Lease) time.Time {
+	if lease.Spec.RenewTime == nil {
+		return time.Time{}
+	}
+	return lease.Spec.RenewTime.Time
+}
+
+func readiness(node *corev1.Node) corev1.ConditionStatus {
+	for i := range node.Status.Conditions {
+		if node.Status.Conditions[i].Type == corev1.NodeReady {
+			return node.Status.Conditions[i].Status
+		}
+	}
+	return corev1.ConditionUnknown
+}
+
+// markUnknown says that nothing is known of a silent node, and that its pods are not ready, so that Services leave them out.
+func (k *controller) markUnknown(ctx context.Context, node *corev1.Node) error {
+	now := metav1.Now()
+	var conditions []corev1.NodeCondition
+	for _, t := range []corev1.NodeConditionType{corev1.NodeReady, corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure} {
+		c := corev1.NodeCondition{Type: t, Status: corev1.ConditionUnknown, Reason: "NodeStatusUnknown", Message: "Kubelet stopped posting node status.", LastTransitionTime: now}
+		for i := range node.Status.Conditions {
+			if old := &node.Status.Conditions[i]; old.Type == t {
+				c.LastHeartbeatTime = old.LastHeartbeatTime
+			}
+		}
+		if c.LastHeartbeatTime.IsZero() {
+			c.LastHeartbeatTime = node.CreationTimestamp
+			c.Reason, c.Message = "NodeStatusNeverUpdated", "Kubelet never posted node status."
+		}
+		conditions = append(conditions, c)
+	}
+	if err := k.patchNode(ctx, node, map[string]any{"status": map[string]any{"conditions": conditions}}, "status"); err != nil {
+		return fmt.Errorf("mark node %s unknown: %w", node.Name, err)
+	}
+	k.Log.Warn("node is silent", "node", node.Name)
+	if k.Recorder != nil {
+		k.Recorder.Eventf(node, corev1.EventTypeNormal, "NodeNotReady", "Node %s status is now: NodeNotReady", node.Name)
+	}
+	return k.markPodsNotReady(ctx, node)
+}
+
+func (k *controller) patchNode(ctx context.Context, node *corev1.Node, change map[string]any, subresources ...string) error {
+	change["metadata"] = map[string]any{"uid": node.UID, "resourceVersion": node.ResourceVersion}
+	patch, err := json.Marshal(change)
+	if err != nil {
+		return fmt.Errorf("encode patch: %w", err)
+	}
+	_, err = k.Client.Kubernetes.CoreV1().Nodes().Patch(ctx, node.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, subresources...)
+	return err
+}
+
+func (k *controller) markPodsNotReady(ctx context.Context, node *corev1.Node) error {
+	for _, pod := range k.podsOn(node.Name) {
+		ready := slices.IndexFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodReady })
+		if ready < 0 || pod.Status.Conditions[ready].Status != corev1.ConditionTrue {
+			continue
+		}
+		patch, err := json.Marshal(map[string]any{
+			"metadata": map[string]any{"uid": pod.UID},
+			"status":   map[string]any{"conditions": []map[string]any{{"type": corev1.PodReady, "status": corev1.ConditionFalse, "reason": "NodeNotReady", "lastTransitionTime": metav1.Now()}}},
+		})
+		if err != nil {
+			return fmt.Errorf("encode patch: %w", err)
+		}
+		_, err = k.Client.Kubernetes.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+			return fmt.Errorf("mark pod %s/%s not ready: %w", pod.Namespace, pod.Name, err)
+		}
+	}
+	return nil
+}
+
+func (k *controller) podsOn(node string) []*corev1.Pod {
+	objects, err := k.pods.ByIndex(podsByNode, node)
+	if err != nil {
+		return nil // the index is added before anything runs
+	}
+	pods := make([]*corev1.Pod, 0, len(objects))
+	for _, o := range objects {
+		pods = append(pods, o.(*corev1.Pod))
+	}
+	return pods
+}

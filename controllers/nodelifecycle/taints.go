@@ -1,0 +1,181 @@
+package nodelifecycle
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
+)
+
+// wanted are the taints that follow from the node's conditions and spec (upstream's TaintNodesByCondition and TaintBasedEviction).
+func wanted(node *corev1.Node) []corev1.Taint {
+	var taints []corev1.Taint
+	add := func(key string, effect corev1.TaintEffect) {
+		taints = append(taints, corev1.Taint{Key: key, Effect: effect})
+	}
+	for i := range node.Status.Conditions {
+		c := &node.Status.Conditions[i]
+		switch {
+		case c.Type == corev1.NodeReady && c.Status == corev1.ConditionFalse:
+			add(corev1.TaintNodeNotReady, corev1.TaintEffectNoSchedule)
+			add(corev1.TaintNodeNotReady, corev1.TaintEffectNoExecute)
+		case c.Type == corev1.NodeReady && c.Status == corev1.ConditionUnknown:
+			add(corev1.TaintNodeUnreachable, corev1.TaintEffectNoSchedule)
+			add(corev1.TaintNodeUnreachable, corev1.TaintEffectNoExecute)
+		case c.Type == corev1.NodeMemoryPressure && c.Status == corev1.ConditionTrue:
+			add(corev1.TaintNodeMemoryPressure, corev1.TaintEffectNoSchedule)
+		case c.Type == corev1.NodeDiskPressure && c.Status == corev1.ConditionTrue:
+			add(corev1.TaintNodeDiskPressure, corev1.TaintEffectNoSchedule)
+		case c.Type == corev1.NodePIDPressure && c.Status == corev1.ConditionTrue:
+			add(corev1.TaintNodePIDPressure, corev1.TaintEffectNoSchedule)
+		case c.Type == corev1.NodeNetworkUnavailable && c.Status == corev1.ConditionTrue:
+			add(corev1.TaintNodeNetworkUnavailable, corev1.TaintEffectNoSchedule)
+		}
+	}
+	if node.Spec.Unschedulable {
+		add(corev1.TaintNodeUnschedulable, corev1.TaintEffectNoSchedule)
+	}
+	return taints
+}
+
+// ours are the taints that this controller alone sets and removes.
+var ours = []string{
+	corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable, corev1.TaintNodeMemoryPressure, corev1.TaintNodeDiskPressure,
+	corev1.TaintNodePIDPressure, corev1.TaintNodeNetworkUnavailable, corev1.TaintNodeUnschedulable,
+}
+
+func (k *controller) syncTaints(ctx context.Context, node *corev1.Node) error {
+	if readyUnreported(node) {
+		return nil // admission's not-ready taint stays until the kubelet has spoken
+	}
+	want := wanted(node)
+	var taints []corev1.Taint
+	same := true
+	for _, t := range node.Spec.Taints {
+		if !slices.Contains(ours, t.Key) {
+			taints = append(taints, t)
+			continue
+		}
+		if i := slices.IndexFunc(want, func(w corev1.Taint) bool { return w.Key == t.Key && w.Effect == t.Effect }); i >= 0 {
+			taints = append(taints, t) // with the time at which it was added
+			want = slices.Delete(want, i, i+1)
+		} else {
+			same = false
+		}
+	}
+	if same && len(want) == 0 {
+		return nil
+	}
+	now := metav1.Now()
+	for _, t := range want {
+		if t.Effect == corev1.TaintEffectNoExecute {
+			t.TimeAdded = &now
+		}
+		taints = append(taints, t)
+	}
+	// The list is replaced as a whole; the resourceVersion keeps a taint that somebody else adds at this moment.
+	list := make([]any, 0, len(taints)+1)
+	for _, t := range taints {
+		list = append(list, t)
+	}
+	if err := k.patchNode(ctx, node, map[string]any{"spec": map[string]any{"taints": append([]any{map[string]string{"$patch": "replace"}}, list...)}}); err != nil {
+		return fmt.Errorf("taint node %s: %w", node.Name, err)
+	}
+	return nil
+}
+
+func readyUnreported(node *corev1.Node) bool {
+	return !slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == corev1.NodeReady })
+}
+
+func (k *controller) tainted(name string) bool {
+	node, err := k.nodes.Get(name)
+	return err == nil && slices.ContainsFunc(node.Spec.Taints, noExecute)
+}
+
+func noExecute(t corev1.Taint) bool { return t.Effect == corev1.TaintEffectNoExecute }
+
+func (k *controller) enqueuePods(node *corev1.Node) {
+	if !slices.ContainsFunc(node.Spec.Taints, noExecute) {
+		return
+	}
+	for _, pod := range k.podsOn(node.Name) {
+		k.evict.Add(pod.Namespace + "/" + pod.Name)
+	}
+}
+
+// evictPod deletes a pod once it has stayed on a tainted node for as long as it tolerates.
+func (k *controller) evictPod(ctx context.Context, key string) error {
+	obj, ok, err := k.pods.GetByKey(key)
+	if err != nil || !ok {
+		return err
+	}
+	pod := obj.(*corev1.Pod)
+	if pod.DeletionTimestamp != nil || pod.Spec.NodeName == "" {
+		return nil
+	}
+	node, err := k.nodes.Get(pod.Spec.NodeName)
+	if apierrors.IsNotFound(err) {
+		return nil // podgc's business
+	} else if err != nil {
+		return err
+	}
+	left, evict := toleratedFor(pod, node, time.Now())
+	switch {
+	case !evict:
+		return nil
+	case left > 0:
+		k.evict.AddAfter(key, left)
+		return nil
+	}
+	if k.Recorder != nil {
+		k.Recorder.Eventf(pod, corev1.EventTypeNormal, "TaintManagerEviction", "Marking for deletion Pod %s", key)
+	}
+	err = k.Client.Kubernetes.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &pod.UID}})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("evict pod %s: %w", key, err)
+	}
+	return nil
+}
+
+// toleratedFor returns how much longer the pod may stay, and whether it has to go at all.
+func toleratedFor(pod *corev1.Pod, node *corev1.Node, now time.Time) (left time.Duration, evict bool) {
+	for i := range node.Spec.Taints {
+		taint := &node.Spec.Taints[i]
+		if taint.Effect != corev1.TaintEffectNoExecute {
+			continue
+		}
+		tolerated, forever := false, true
+		var seconds int64
+		for j := range pod.Spec.Tolerations {
+			t := &pod.Spec.Tolerations[j]
+			if !t.ToleratesTaint(klog.Background(), taint, false) {
+				continue
+			}
+			tolerated = true
+			if t.TolerationSeconds != nil && (forever || *t.TolerationSeconds < seconds) {
+				forever, seconds = false, max(0, *t.TolerationSeconds)
+			}
+		}
+		if !tolerated {
+			return 0, true
+		}
+		if forever {
+			continue
+		}
+		since := now
+		if taint.TimeAdded != nil {
+			since = taint.TimeAdded.Time
+		}
+		stays := since.Add(time.Duration(seconds) * time.Second).Sub(now)
+		if !evict || stays < left {
+			left, evict = stays, true
+		}
+	}
+	return max(0, left), evict
+}
