@@ -5,6 +5,7 @@ package store
 import (
 	"context"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -21,6 +22,10 @@ type Object struct {
 	Object   runtime.Object // in the stored version; with metadata.resourceVersion and TypeMeta as decoded
 	// Memo caches what is derived from this revision (wire encodings, selectable fields). Safe for concurrent use.
 	Memo *Memo
+
+	size  int              // bytes of the encoded object
+	lease clientv3.LeaseID // 0: for ever
+	stale bool             // stored in yesterday's encryption or version: write it again when asked to write it unchanged
 }
 
 // Selector decides which objects a list or watch sees.

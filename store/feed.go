@@ -1,0 +1,224 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/metadata"
+
+	"wherry.dev/wherry/store/watchcache"
+)
+
+const (
+	loadPage  = 5000                   // keys of one range request; bounds etcd's and our memory while loading
+	retryMin  = 50 * time.Millisecond  // first wait after etcd failed
+	retryMax  = 5 * time.Second        // longest
+	streamKey = "wherry-resource"      // a watch stream for each resource: progress of one does not wait for another
+	askAgain  = 100 * time.Millisecond // etcd drops a progress request while a watch is behind
+)
+
+var errLost = errors.New("etcd has compacted what the watch had still to deliver")
+
+// feed keeps the cache at etcd's state until the store closes: it reads everything once, then follows one watch.
+// It is the only caller of the cache's feeding methods.
+func (r *resource) feed() {
+	wait := retryMin
+	pause := func(what string, err error) {
+		if r.s.ctx.Err() != nil {
+			return
+		}
+		r.s.c.Log.Warn("etcd "+what+" failed, will try again", "resource", r.c.GroupResource.String(), "error", err, "in", wait)
+		select {
+		case <-time.After(wait):
+		case <-r.s.ctx.Done():
+		}
+		wait = min(2*wait, retryMax)
+	}
+	loaded := false
+	for r.s.ctx.Err() == nil {
+		if !loaded {
+			if err := r.load(r.s.ctx); err != nil {
+				pause("read", err)
+				continue
+			}
+			loaded, wait = true, retryMin
+			r.once.Do(func() { close(r.ready) })
+		}
+		before := r.cache.Revision()
+		err := r.follow()
+		if errors.Is(err, errLost) {
+			loaded = false
+			r.s.c.Log.Warn("the watch cache starts again, and with it every watch", "resource", r.c.GroupResource.String(), "error", err)
+			continue
+		}
+		if r.cache.Revision() > before {
+			wait = retryMin
+		}
+		pause("watch", err)
+	}
+}
+
+// load reads the whole resource at one revision into the cache.
+func (r *resource) load(ctx context.Context) error {
+	var objects []*Object
+	var revision int64
+	key, end := r.prefix, clientv3.GetPrefixRangeEnd(r.prefix)
+	for {
+		opts := []clientv3.OpOption{clientv3.WithRange(end), clientv3.WithLimit(loadPage)}
+		if revision != 0 {
+			opts = append(opts, clientv3.WithRev(revision))
+		}
+		page, err := r.s.kv.Get(ctx, key, opts...)
+		if err != nil {
+			return fmt.Errorf("list %s: %w", key, err)
+		}
+		if revision == 0 {
+			revision = page.Header.Revision
+		}
+		objects = append(objects, r.decodeAll(ctx, page.Kvs)...)
+		if !page.More || len(page.Kvs) == 0 {
+			break
+		}
+		key = string(page.Kvs[len(page.Kvs)-1].Key) + "\x00"
+	}
+	r.detector.replace(objects)
+	r.cache.Reset(objects, revision)
+	r.own.restart(revision)
+	return nil
+}
+
+// decodeAll decodes kvs on all processors, keeping their order and leaving out what cannot be decoded.
+func (r *resource) decodeAll(ctx context.Context, kvs []*mvccpb.KeyValue) []*Object {
+	out := make([]*Object, len(kvs))
+	workers := min(runtime.GOMAXPROCS(0), 1+len(kvs)/64)
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			for i := w; i < len(kvs); i += workers {
+				out[i] = r.decodeOrSkip(ctx, kvs[i])
+			}
+		})
+	}
+	wg.Wait()
+	keep := out[:0]
+	for _, o := range out {
+		if o != nil {
+			keep = append(keep, o)
+		}
+	}
+	return keep
+}
+
+// decodeOrSkip decodes one value. What cannot be decoded is said loudly and is missing from lists; reading it by name is
+// an error, so that nobody takes it for absent.
+func (r *resource) decodeOrSkip(ctx context.Context, kv *mvccpb.KeyValue) *Object {
+	o, err := r.decode(ctx, kv)
+	key := strings.TrimPrefix(string(kv.Key), r.prefix)
+	if err != nil {
+		r.broken.Store(key, err)
+		r.s.c.Log.Error("a stored object cannot be read and is left out of every list; mend or delete its key in etcd", "key", string(kv.Key), "error", err)
+		return nil
+	}
+	r.broken.Delete(key)
+	return o
+}
+
+// decode makes the object of an etcd value.
+func (r *resource) decode(ctx context.Context, kv *mvccpb.KeyValue) (*Object, error) {
+	obj, size, stale, err := r.codec.decode(ctx, string(kv.Key), kv.Value, kv.ModRevision)
+	if err != nil {
+		return nil, err
+	}
+	return &Object{Key: strings.TrimPrefix(string(kv.Key), r.prefix), Revision: kv.ModRevision, Object: obj, Memo: &Memo{},
+		size: size, lease: clientv3.LeaseID(kv.Lease), stale: stale}, nil
+}
+
+// follow applies etcd's changes until the watch ends, and says why it did.
+func (r *resource) follow() error {
+	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(r.s.ctx, streamKey, r.c.Prefix))
+	defer cancel()
+	ctx = clientv3.WithRequireLeader(ctx)
+	watch := r.s.c.Client.Watch(ctx, r.prefix, clientv3.WithPrefix(), clientv3.WithRev(r.cache.Revision()+1), clientv3.WithProgressNotify())
+	var again *time.Timer // asks for progress once more if the answer does not come
+	defer func() {
+		if again != nil {
+			again.Stop()
+		}
+	}()
+	for {
+		select {
+		case <-r.progress:
+			if err := r.s.c.Client.RequestProgress(ctx); err != nil {
+				return fmt.Errorf("request progress: %w", err)
+			}
+			if again == nil {
+				again = time.AfterFunc(askAgain, r.askProgress)
+			} else {
+				again.Reset(askAgain)
+			}
+		case resp, ok := <-watch:
+			switch {
+			case !ok:
+				return errors.New("the watch was closed")
+			case resp.CompactRevision != 0, errors.Is(resp.Err(), rpctypes.ErrCompacted):
+				return errLost
+			case resp.Err() != nil:
+				return resp.Err()
+			case resp.IsProgressNotify():
+				if again != nil {
+					again.Stop()
+				}
+				r.cache.Progress(resp.Header.Revision)
+			default:
+				r.apply(ctx, resp.Events)
+			}
+		}
+	}
+}
+
+// apply brings one batch of changes, which etcd never splits within a revision, into the cache.
+func (r *resource) apply(ctx context.Context, events []*clientv3.Event) {
+	if len(events) == 0 {
+		return
+	}
+	updates := make([]watchcache.Update[Object], 0, len(events))
+	keys := make([]string, 0, len(events))
+	for _, e := range events {
+		key := string(e.Kv.Key[len(r.prefix):])
+		u := watchcache.Update[Object]{Key: key, Revision: e.Kv.ModRevision}
+		if e.Type == mvccpb.Event_PUT {
+			if u.Object = r.own.take(key, e.Kv.ModRevision, e.Kv.Value); u.Object == nil {
+				u.Object = r.decodeOrSkip(ctx, e.Kv)
+			}
+		}
+		if u.Object != nil {
+			u.Key = u.Object.Key // one string for both
+			r.detector.add(u.Object)
+		} else {
+			r.detector.remove(key)
+			if e.Type == mvccpb.Event_DELETE {
+				r.broken.Delete(key)
+			}
+		}
+		updates = append(updates, u)
+		keys = append(keys, u.Key)
+	}
+	r.cache.Apply(updates)
+	r.own.pass(keys, updates[len(updates)-1].Revision)
+}
+
+// askProgress makes the feed ask etcd how far this resource's watch is. It never blocks.
+func (r *resource) askProgress() {
+	select {
+	case r.progress <- struct{}{}:
+	default:
+	}
+}
