@@ -1,0 +1,109 @@
+// Package admission changes and checks what is to be stored (C4): one plugin a file, in upstream's order, on the
+// interfaces of k8s.io/apiserver. The API server imports it.
+//
+// Plugins are built before the API server can serve itself. Until Initialize those that need to read the cluster refuse
+// with 503; single objects are then looked up in the informers' caches and, when they are not there yet, live, so that
+// an object made a millisecond ago counts.
+package admission
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"wherry.dev/wherry/client"
+)
+
+// Config of the plugins.
+type Config struct {
+	// Authorizer answers plugins that ask for a permission of their own (approve, sign, bind, escalate).
+	Authorizer authorizer.UnconditionalAuthorizer
+	// Rules resolves RBAC rules for the escalation check.
+	Rules Rules
+	// Served says whether a resource is served; plugins for kinds that are not stay silent. Nil: what the first version serves.
+	Served func(schema.GroupVersionResource) bool
+	// Disable and Enable name plugins to leave out, and those to add that are off by default (ExtendedResourceToleration, AlwaysPullImages).
+	Disable, Enable []string
+	// Now is the clock; default time.Now.
+	Now func() time.Time
+}
+
+// Rules is what the escalation check needs to know of RBAC.
+type Rules interface {
+	// Rules returns what counts for who in namespace.
+	Rules(ctx context.Context, who user.Info, namespace string) ([]rbacv1.PolicyRule, error)
+	// RoleRules returns the rules of a Role (namespace set) or ClusterRole.
+	RoleRules(ctx context.Context, namespace, name string) ([]rbacv1.PolicyRule, bool, error)
+}
+
+// Chain is the list of plugins, in order. Safe for concurrent use.
+type Chain struct {
+	cluster *cluster
+	plugins []admission.Interface
+}
+
+// New returns the enabled plugins, not initialized yet.
+func New(c Config) (*Chain, error) {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	cl := newCluster(c.Served)
+	podSecurity, err := newPodSecurity(cl)
+	if err != nil {
+		return nil, err
+	}
+	chain := &Chain{cluster: cl}
+	for _, p := range []struct {
+		name   string
+		off    bool
+		plugin admission.Interface
+	}{
+		{"NamespaceLifecycle", false, newNamespaceLifecycle(cl, c.Now)},
+		{"LimitRanger", !cl.serves(limitRanges), &limitRanger{cl}},
+		{"ServiceAccount", false, &serviceAccount{cl}},
+		{"NodeRestriction", false, &nodeRestriction{cl}},
+		{"TaintNodesByCondition", false, taintNodes{}},
+		{"AlwaysPullImages", true, alwaysPull{}},
+		{"PodSecurity", false, podSecurity},
+		{"Priority", false, &priority{cl}},
+		{"DefaultTolerationSeconds", false, defaultTolerations{}},
+		{"ExtendedResourceToleration", true, extendedResources{}},
+		{"RuntimeClass", false, &runtimeClass{cl}},
+		{"CertificateApproval", c.Authorizer == nil, &certificateApproval{c.Authorizer}},
+		{"CertificateSigning", c.Authorizer == nil, &certificateSigning{c.Authorizer}},
+		{"CertificateSubjectRestriction", false, certificateSubject{}},
+		{"PodTopologyLabels", false, &topologyLabels{cl}},
+		// Upstream checks escalation where roles are stored, after validation; as the last plugin it comes at the same point.
+		{"RBACEscalation", c.Authorizer == nil || c.Rules == nil, &escalation{c.Authorizer, c.Rules}},
+	} {
+		if slices.Contains(c.Disable, p.name) || p.off && !slices.Contains(c.Enable, p.name) {
+			continue
+		}
+		chain.plugins = append(chain.plugins, p.plugin)
+	}
+	return chain, nil
+}
+
+// Plugins returns the plugins in order. The caller owns the slice.
+func (c *Chain) Plugins() []admission.Interface { return slices.Clone(c.plugins) }
+
+// Initialize gives the plugins an in-process client, whose identity must be in system:masters, and registers with its
+// informers, which the caller starts afterwards.
+func (c *Chain) Initialize(set *client.Set) error {
+	if err := c.cluster.initialize(set); err != nil {
+		return fmt.Errorf("initialize admission: %w", err)
+	}
+	return nil
+}
+
+// on is embedded by plugins that handle some operations only.
+func handles(operation admission.Operation, handled ...admission.Operation) bool {
+	return slices.Contains(handled, operation)
+}
