@@ -12,7 +12,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authentication/user"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -30,12 +29,8 @@ func (s *Server) InProcess(u user.Info) *client.Set {
 		ContentConfig: rest.ContentConfig{ContentType: runtime.ContentTypeProtobuf, AcceptContentTypes: runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON,
 			NegotiatedSerializer: scheme.Codecs.WithoutConversion()}}
 	cs := kubernetes.NewForConfigOrDie(cfg) // fails for malformed configurations only, and this one is written here
-	return &client.Set{Kubernetes: cs, Config: cfg, Informers: s.informers(cs, u)}
-}
-
-// informers share the watch cache's own objects.
-func (s *Server) informers(cs kubernetes.Interface, _ user.Info) informers.SharedInformerFactory {
-	return informers.NewSharedInformerFactory(cs, 0)
+	// Informers hold the watch cache's own objects.
+	return &client.Set{Kubernetes: cs, Config: cfg, Informers: client.InformerFactory(cs, s.listerWatcher)}
 }
 
 // inProcess is an http.RoundTripper that ends in the request path.
