@@ -157,3 +157,15 @@ func LogFile(container string, attempt int) string {
 
 // Title names a pod in errors and events as upstream does: name_namespace(uid).
 func Title(pod *v1.Pod) string { return pod.Name + "_" + pod.Namespace + "(" + string(pod.UID) + ")" }
+
+// FromAnnotations is as much of a container's spec as stopping it takes, for a container whose pod is not known any more.
+func FromAnnotations(name string, annotations map[string]string) *v1.Container {
+	c := &v1.Container{Name: name}
+	var preStop v1.LifecycleHandler
+	if text := annotations[runtime.AnnotationPreStop]; text != "" && json.Unmarshal([]byte(text), &preStop) == nil {
+		c.Lifecycle = &v1.Lifecycle{PreStop: &preStop}
+	}
+	// A text that does not parse leaves no ports: named ports of the hook are then not found, which its event says.
+	_ = json.Unmarshal([]byte(annotations[runtime.AnnotationPorts]), &c.Ports)
+	return c
+}

@@ -11,6 +11,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
@@ -18,10 +19,10 @@ import (
 type Var struct{ Name, Value string }
 
 // Objects reads the objects that environment variables come from. The answers are shared and must not be written.
-// A missing object is an apierrors NotFound.
+// pod is who asks, so that an object is let go with its last pod. A missing object is an apierrors NotFound.
 type Objects interface {
-	ConfigMap(ctx context.Context, namespace, name string) (*v1.ConfigMap, error)
-	Secret(ctx context.Context, namespace, name string) (*v1.Secret, error)
+	ConfigMap(ctx context.Context, pod types.UID, namespace, name string) (*v1.ConfigMap, error)
+	Secret(ctx context.Context, pod types.UID, namespace, name string) (*v1.Secret, error)
 }
 
 // EnvSources is where a container's environment comes from, besides its spec.
@@ -109,7 +110,7 @@ func envFrom(ctx context.Context, pod *v1.Pod, from *v1.EnvFromSource, src EnvSo
 	var what string
 	switch {
 	case from.ConfigMapRef != nil:
-		cm, err := configMap(ctx, src.Objects, pod.Namespace, from.ConfigMapRef.Name, from.ConfigMapRef.Optional)
+		cm, err := configMap(ctx, src.Objects, pod, from.ConfigMapRef.Name, from.ConfigMapRef.Optional)
 		if err != nil || cm == nil {
 			return nil, "", err
 		}
@@ -118,7 +119,7 @@ func envFrom(ctx context.Context, pod *v1.Pod, from *v1.EnvFromSource, src EnvSo
 			pairs = append(pairs, Var{k, v})
 		}
 	case from.SecretRef != nil:
-		s, err := secret(ctx, src.Objects, pod.Namespace, from.SecretRef.Name, from.SecretRef.Optional)
+		s, err := secret(ctx, src.Objects, pod, from.SecretRef.Name, from.SecretRef.Optional)
 		if err != nil || s == nil {
 			return nil, "", err
 		}
@@ -131,8 +132,8 @@ func envFrom(ctx context.Context, pod *v1.Pod, from *v1.EnvFromSource, src EnvSo
 	return pairs, what, nil
 }
 
-func configMap(ctx context.Context, o Objects, namespace, name string, optional *bool) (*v1.ConfigMap, error) {
-	cm, err := o.ConfigMap(ctx, namespace, name)
+func configMap(ctx context.Context, o Objects, pod *v1.Pod, name string, optional *bool) (*v1.ConfigMap, error) {
+	cm, err := o.ConfigMap(ctx, pod.UID, pod.Namespace, name)
 	if apierrors.IsNotFound(err) {
 		if optional != nil && *optional {
 			return nil, nil
@@ -140,13 +141,13 @@ func configMap(ctx context.Context, o Objects, namespace, name string, optional 
 		return nil, fmt.Errorf("configmap %q not found", name)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read configmap %s/%s: %w", namespace, name, err)
+		return nil, fmt.Errorf("read configmap %s/%s: %w", pod.Namespace, name, err)
 	}
 	return cm, nil
 }
 
-func secret(ctx context.Context, o Objects, namespace, name string, optional *bool) (*v1.Secret, error) {
-	s, err := o.Secret(ctx, namespace, name)
+func secret(ctx context.Context, o Objects, pod *v1.Pod, name string, optional *bool) (*v1.Secret, error) {
+	s, err := o.Secret(ctx, pod.UID, pod.Namespace, name)
 	if apierrors.IsNotFound(err) {
 		if optional != nil && *optional {
 			return nil, nil
@@ -154,7 +155,7 @@ func secret(ctx context.Context, o Objects, namespace, name string, optional *bo
 		return nil, fmt.Errorf("secret %q not found", name)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read secret %s/%s: %w", namespace, name, err)
+		return nil, fmt.Errorf("read secret %s/%s: %w", pod.Namespace, name, err)
 	}
 	return s, nil
 }
@@ -170,7 +171,7 @@ func valueFrom(ctx context.Context, pod *v1.Pod, c *v1.Container, from *v1.EnvVa
 		return value, err == nil, err
 	case from.ConfigMapKeyRef != nil:
 		ref := from.ConfigMapKeyRef
-		cm, err := configMap(ctx, src.Objects, pod.Namespace, ref.Name, ref.Optional)
+		cm, err := configMap(ctx, src.Objects, pod, ref.Name, ref.Optional)
 		if err != nil || cm == nil {
 			return "", false, err
 		}
@@ -183,7 +184,7 @@ func valueFrom(ctx context.Context, pod *v1.Pod, c *v1.Container, from *v1.EnvVa
 		return "", false, fmt.Errorf("couldn't find key %v in ConfigMap %v/%v", ref.Key, pod.Namespace, ref.Name)
 	case from.SecretKeyRef != nil:
 		ref := from.SecretKeyRef
-		s, err := secret(ctx, src.Objects, pod.Namespace, ref.Name, ref.Optional)
+		s, err := secret(ctx, src.Objects, pod, ref.Name, ref.Optional)
 		if err != nil || s == nil {
 			return "", false, err
 		}

@@ -2,7 +2,6 @@ package runtime
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -76,8 +75,13 @@ func (c *Client) UpdateResources(ctx context.Context, id string, r *ContainerRes
 	return nil
 }
 
-// ErrExecTimeout says that a command run by ExecSync took too long and was killed.
-var ErrExecTimeout = errors.New("command timed out")
+// ErrExecTimeout says that a command run by ExecSync took too long and was killed. It has Timeout() true.
+var ErrExecTimeout error = execTimeout{}
+
+type execTimeout struct{}
+
+func (execTimeout) Error() string { return "command timed out" }
+func (execTimeout) Timeout() bool { return true }
 
 // ExecSync runs a command in a container and waits for it. A command that ran and failed is no error: see exit.
 // With timeout 0 only the context bounds it. Output is cut at 16 MiB by the runtime.

@@ -207,7 +207,9 @@ func containerStatus(in Input, c *v1.Container, old *v1.ContainerStatus, hasInit
 }
 
 // sameContainer compares an instance with a containerd://ID.
-func sameContainer(in Input, c *runtime.Container, id string) bool { return in.Runtime+"://"+c.ID == id }
+func sameContainer(in Input, c *runtime.Container, id string) bool {
+	return in.Runtime+"://"+c.ID == id
+}
 
 func fromRuntime(in Input, s *v1.ContainerStatus, c *v1.Container, x *runtime.Container) {
 	s.RestartCount = int32(x.Attempt)
