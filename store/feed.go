@@ -27,42 +27,28 @@ const (
 
 var errLost = errors.New("etcd has compacted what the watch had still to deliver")
 
-// feed keeps the cache at etcd's state until the store closes: it reads everything once, then follows one watch.
-// It is the only caller of the cache's feeding methods.
+// feed keeps the cache at etcd's state until the store closes. It is the only caller of the cache's feeding methods.
 func (r *resource) feed() {
 	wait := retryMin
-	pause := func(what string, err error) {
-		if r.s.ctx.Err() != nil {
+	for r.s.ctx.Err() == nil {
+		before := r.cache.Revision()
+		err := r.follow()
+		switch {
+		case r.s.ctx.Err() != nil:
 			return
+		case errors.Is(err, errLost):
+			r.loaded = false
+			r.s.c.Log.Warn("the watch cache starts again, and with it every watch", "resource", r.c.GroupResource.String(), "error", err)
+			continue
+		case r.cache.Revision() > before:
+			wait = retryMin
 		}
-		r.s.c.Log.Warn("etcd "+what+" failed, will try again", "resource", r.c.GroupResource.String(), "error", err, "in", wait)
+		r.s.c.Log.Warn("following etcd failed, will try again", "resource", r.c.GroupResource.String(), "error", err, "in", wait)
 		select {
 		case <-time.After(wait):
 		case <-r.s.ctx.Done():
 		}
 		wait = min(2*wait, retryMax)
-	}
-	loaded := false
-	for r.s.ctx.Err() == nil {
-		if !loaded {
-			if err := r.load(r.s.ctx); err != nil {
-				pause("read", err)
-				continue
-			}
-			loaded, wait = true, retryMin
-			r.once.Do(func() { close(r.ready) })
-		}
-		before := r.cache.Revision()
-		err := r.follow()
-		if errors.Is(err, errLost) {
-			loaded = false
-			r.s.c.Log.Warn("the watch cache starts again, and with it every watch", "resource", r.c.GroupResource.String(), "error", err)
-			continue
-		}
-		if r.cache.Revision() > before {
-			wait = retryMin
-		}
-		pause("watch", err)
 	}
 }
 
@@ -117,11 +103,14 @@ func (r *resource) decodeAll(ctx context.Context, kvs []*mvccpb.KeyValue) []*Obj
 	return keep
 }
 
-// decodeOrSkip decodes one value. What cannot be decoded is said loudly and is missing from lists; reading it by name is
+// decodeOrSkip returns the object of one value: the one this process wrote, or else a decoded one. What cannot be decoded is said loudly and is missing from lists; reading it by name is
 // an error, so that nobody takes it for absent.
 func (r *resource) decodeOrSkip(ctx context.Context, kv *mvccpb.KeyValue) *Object {
-	o, err := r.decode(ctx, kv)
 	key := strings.TrimPrefix(string(kv.Key), r.prefix)
+	if o := r.own.take(key, kv.ModRevision, kv.Value); o != nil {
+		return o
+	}
+	o, err := r.decode(ctx, kv)
 	if err != nil {
 		r.broken.Store(key, err)
 		r.s.c.Log.Error("a stored object cannot be read and is left out of every list; mend or delete its key in etcd", "key", string(kv.Key), "error", err)
@@ -141,12 +130,18 @@ func (r *resource) decode(ctx context.Context, kv *mvccpb.KeyValue) (*Object, er
 		size: size, lease: clientv3.LeaseID(kv.Lease), stale: stale}, nil
 }
 
-// follow applies etcd's changes until the watch ends, and says why it did.
+// follow applies etcd's changes until the watch ends, and says why it did. The first time it watches from now on, and reads
+// the state once the watch is there: etcd delivers to a watch that starts at the present at once, but to one that has
+// something to catch up with only every 100 ms.
 func (r *resource) follow() error {
 	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(r.s.ctx, streamKey, r.c.Prefix))
 	defer cancel()
 	ctx = clientv3.WithRequireLeader(ctx)
-	watch := r.s.c.Client.Watch(ctx, r.prefix, clientv3.WithPrefix(), clientv3.WithRev(r.cache.Revision()+1), clientv3.WithProgressNotify())
+	opts := []clientv3.OpOption{clientv3.WithPrefix(), clientv3.WithProgressNotify(), clientv3.WithCreatedNotify()}
+	if r.loaded {
+		opts = append(opts, clientv3.WithRev(r.cache.Revision()+1))
+	}
+	watch := r.s.c.Client.Watch(ctx, r.prefix, opts...)
 	var again *time.Timer // asks for progress once more if the answer does not come
 	defer func() {
 		if again != nil {
@@ -172,6 +167,15 @@ func (r *resource) follow() error {
 				return errLost
 			case resp.Err() != nil:
 				return resp.Err()
+			case resp.Created:
+				if r.loaded {
+					continue
+				}
+				if err := r.load(ctx); err != nil {
+					return err
+				}
+				r.loaded = true
+				r.once.Do(func() { close(r.ready) })
 			case resp.IsProgressNotify():
 				if again != nil {
 					again.Stop()
@@ -195,9 +199,7 @@ func (r *resource) apply(ctx context.Context, events []*clientv3.Event) {
 		key := string(e.Kv.Key[len(r.prefix):])
 		u := watchcache.Update[Object]{Key: key, Revision: e.Kv.ModRevision}
 		if e.Type == mvccpb.Event_PUT {
-			if u.Object = r.own.take(key, e.Kv.ModRevision, e.Kv.Value); u.Object == nil {
-				u.Object = r.decodeOrSkip(ctx, e.Kv)
-			}
+			u.Object = r.decodeOrSkip(ctx, e.Kv)
 		}
 		if u.Object != nil {
 			u.Key = u.Object.Key // one string for both

@@ -31,6 +31,7 @@ type resource struct {
 	own      ownWrites
 	written  atomic.Int64 // highest revision that etcd gave a write of this process
 	progress chan struct{}
+	loaded   bool // the cache has the state and follows it; only for the feed
 	ready    chan struct{}
 	once     sync.Once // closes ready
 	broken   sync.Map  // key → error: stored, but not to be decoded

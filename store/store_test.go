@@ -246,4 +246,3 @@ func big(t testing.TB) *corev1.Pod {
 	}
 	return p
 }
-
