@@ -69,6 +69,8 @@ type Kind struct {
 	// Columns and Row render the Table that kubectl get prints, wide columns (Priority 1) included.
 	Columns []metav1.TableColumnDefinition
 	Row     func(obj runtime.Object, now time.Time) []any
+	// RowConditions returns the conditions of the object's row (Completed, by which clients hide what has ended). Nil: none.
+	RowConditions func(obj runtime.Object) []metav1.TableRowCondition
 
 	// Graceful decides a deletion for kinds with graceful deletion (pods). Nil: deleted at once.
 	// It may change obj (deletionGracePeriodSeconds is set by the caller); it returns the grace period in seconds, 0 meaning at once.

@@ -10,6 +10,7 @@ func All() []*Kind {
 		Events(),
 		Namespaces(),
 		Nodes(),
+		Pods(),
 		Secrets(),
 		ServiceAccounts(),
 		Services(),
