@@ -26,7 +26,7 @@ func run(args []string) int {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newTraceCommand(), newVersionCommand())
+	root.AddCommand(newBenchCommand(), newTraceCommand(), newVersionCommand())
 	root.SetArgs(args)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		fmt.Fprintf(os.Stderr, "wherry: %v\nsee `%s --help`\n", err, c.CommandPath())

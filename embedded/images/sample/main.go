@@ -20,6 +20,9 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == "get" { // a client for exec probes and tests: sample get URL
 		os.Exit(get(os.Args[2:]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == "load" {
+		os.Exit(load(os.Args[2:]))
+	}
 	if err := serve(); err != nil {
 		fmt.Fprintln(os.Stderr, "sample:", err)
 		os.Exit(1)

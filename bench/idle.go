@@ -1,0 +1,98 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Idle is what one process takes while nothing happens.
+type Idle struct {
+	PID     int     `json:"pid"`
+	Command string  `json:"command"`
+	PSS     int64   `json:"pss"`     // bytes; pages shared by n processes count 1/n
+	Private int64   `json:"private"` // bytes of its own
+	CPU     float64 `json:"cpu"`     // share of one core
+}
+
+// MeasureIdle watches processes for a while without touching them.
+func MeasureIdle(ctx context.Context, pids []int, d time.Duration) ([]Idle, error) {
+	before := make([]time.Duration, len(pids))
+	for i, pid := range pids {
+		t, err := cpuTime(pid)
+		if err != nil {
+			return nil, err
+		}
+		before[i] = t
+	}
+	began := time.Now()
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(d):
+	}
+	elapsed := time.Since(began)
+	out := make([]Idle, len(pids))
+	for i, pid := range pids {
+		t, err := cpuTime(pid)
+		if err != nil {
+			return nil, err
+		}
+		pss, private, err := memory(pid)
+		if err != nil {
+			return nil, err
+		}
+		command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		fields := strings.Split(strings.TrimRight(string(command), "\x00"), "\x00")
+		out[i] = Idle{PID: pid, Command: strings.Join(fields[:min(2, len(fields))], " "), PSS: pss, Private: private, CPU: float64(t-before[i]) / float64(elapsed)}
+	}
+	return out, nil
+}
+
+// clockTick is the unit of /proc/PID/stat's times, USER_HZ, which Linux fixes at 100 a second.
+const clockTick = 10 * time.Millisecond
+
+func cpuTime(pid int) (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, fmt.Errorf("process %d: %w", pid, err)
+	}
+	_, after, _ := strings.Cut(string(b), ") ")
+	fields := strings.Fields(after)
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("process %d: stat has %d fields", pid, len(fields))
+	}
+	user, err := strconv.ParseInt(fields[11], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("process %d: %w", pid, err)
+	}
+	system, err := strconv.ParseInt(fields[12], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("process %d: %w", pid, err)
+	}
+	return time.Duration(user+system) * clockTick, nil
+}
+
+func memory(pid int) (pss, private int64, err error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		return 0, 0, fmt.Errorf("process %d: %w", pid, err)
+	}
+	for line := range strings.Lines(string(b)) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 {
+			continue
+		}
+		kb, _ := strconv.ParseInt(fields[1], 10, 64)
+		switch fields[0] {
+		case "Pss:":
+			pss += kb << 10
+		case "Private_Clean:", "Private_Dirty:":
+			private += kb << 10
+		}
+	}
+	return pss, private, nil
+}

@@ -1,0 +1,118 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/kubernetes"
+)
+
+// ScheduleOptions of the scheduling benchmark.
+type ScheduleOptions struct {
+	Nodes   int // registered fakes, removed afterwards
+	Pods    int
+	Workers int
+	Timeout time.Duration
+}
+
+// Schedule measures how many pods a second are bound while they are created, on registered nodes that run nothing.
+func Schedule(ctx context.Context, t Target, o ScheduleOptions) ([]Result, error) {
+	var result Result
+	err := t.inNamespace(ctx, func(namespace, run string, cs kubernetes.Interface) error {
+		writers, err := t.clients(o.Workers)
+		if err != nil {
+			return err
+		}
+		t.say("registering %d nodes", o.Nodes)
+		defer func() { _ = t.removeNodes(context.WithoutCancel(ctx), cs, run) }()
+		made := each(ctx, "nodes", o.Workers, o.Nodes, func(ctx context.Context, w, i int) error {
+			return registerNode(ctx, writers[w], fmt.Sprintf("bench-%s-%d", run, i), run)
+		})
+		if made.Errors > 0 {
+			return fmt.Errorf("register nodes: %s", made.Error)
+		}
+
+		ctx, cancel := context.WithTimeout(ctx, o.Timeout)
+		defer cancel()
+		bound, err := cs.CoreV1().Pods(namespace).Watch(ctx, metav1.ListOptions{FieldSelector: fields.OneTermNotEqualSelector("spec.nodeName", "").String()})
+		if err != nil {
+			return fmt.Errorf("watch bindings: %w", err)
+		}
+		defer bound.Stop()
+		var mu sync.Mutex
+		sent := map[string]time.Time{}
+		var s samples
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			seen := map[string]bool{}
+			for len(seen) < o.Pods {
+				event, ok := <-bound.ResultChan()
+				if !ok {
+					return
+				}
+				pod, is := event.Object.(*corev1.Pod)
+				if !is || seen[pod.Name] || pod.Spec.NodeName == "" {
+					continue
+				}
+				seen[pod.Name] = true
+				mu.Lock()
+				began := sent[pod.Name]
+				mu.Unlock()
+				s.add(time.Since(began), nil)
+			}
+		}()
+		t.say("%d pods", o.Pods)
+		began := time.Now()
+		creates := each(ctx, "creates", o.Workers, o.Pods, func(ctx context.Context, w, i int) error {
+			pod := t.pod(namespace, fmt.Sprintf("s-%d", i), run)
+			pod.Spec.NodeSelector = map[string]string{runLabel: run} // the fakes only
+			mu.Lock()
+			sent[pod.Name] = time.Now()
+			mu.Unlock()
+			_, err := writers[w].CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{})
+			return err
+		})
+		<-done
+		result = s.result(fmt.Sprintf("bind, %d nodes", o.Nodes), o.Workers, time.Since(began))
+		result.Errors += creates.Errors
+		if creates.Error != "" {
+			result.Error = creates.Error
+		}
+		if missing := o.Pods - result.Count; missing > 0 {
+			result.Errors += missing
+			result.Note = fmt.Sprintf("%d of %d pods were not bound within %v", missing, o.Pods, o.Timeout)
+		}
+		return nil
+	})
+	return []Result{result}, err
+}
+
+func registerNode(ctx context.Context, cs kubernetes.Interface, name, run string) error {
+	now := metav1.Now()
+	capacity := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("32"), corev1.ResourceMemory: resource.MustParse("256Gi"), corev1.ResourcePods: resource.MustParse("110")}
+	node := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{runLabel: run, corev1.LabelHostname: name}},
+		Status: corev1.NodeStatus{Capacity: capacity, Allocatable: capacity, Conditions: []corev1.NodeCondition{
+			{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "Bench", LastHeartbeatTime: now, LastTransitionTime: now}}},
+	}
+	made, err := cs.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{})
+	if err != nil {
+		return err
+	}
+	made.Status = node.Status
+	_, err = cs.CoreV1().Nodes().UpdateStatus(ctx, made, metav1.UpdateOptions{})
+	return err
+}
+
+func (t Target) removeNodes(ctx context.Context, cs kubernetes.Interface, run string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	return cs.CoreV1().Nodes().DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: runLabel + "=" + run})
+}
