@@ -52,7 +52,13 @@ func Main(m *testing.M) {
 	os.Exit(0)
 }
 
+// upLoopback readies the thread's namespace. Without duplicate address detection IPv6 works at once.
 func upLoopback() error {
+	for _, scope := range []string{"all", "default"} {
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+scope+"/accept_dad", []byte("0"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return err

@@ -219,7 +219,13 @@ func ctBits(key expr.CtKey, bits uint32) Rule {
 // Untrack keeps the packet out of conntrack.
 func Untrack() Rule { return Rule{&expr.Notrack{}} }
 
-// Reject answers with ICMP port unreachable, in the packet's family.
+// Reset answers a TCP packet with a reset, which the asking process learns of at once; it goes on for all other packets.
+func Reset() Rule {
+	return Join(Protocol(0), Is(0, []byte{unix.IPPROTO_TCP}), Rule{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
+}
+
+// Reject answers with ICMP port unreachable, in the packet's family. A process of this node whose connect(2) is rejected so
+// learns of it only with its second SYN, a second later: put a rule with Reset before.
 func Reject() Rule {
 	return Rule{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}}
 }
@@ -243,12 +249,8 @@ const (
 // Remember adds, refreshes or deletes an element of a dynamic map: the key in the registers from i on, the value in those from
 // value on. Add and Update go on only when the element is there afterwards. A zero timeout is the map's own.
 func Remember(op uint32, m *nftables.Set, i, value int, timeoutMillis uint64) Rule {
-	d := &expr.Dynset{Operation: op, SrcRegKey: R(i), SetName: m.Name, SetID: m.ID}
-	if op != Delete {
-		d.SrcRegData = R(value)
-		d.Timeout = millis(timeoutMillis)
-	}
-	return Rule{d}
+	// Delete looks at the key alone, but the kernel wants a value for every operation on a map.
+	return Rule{&expr.Dynset{Operation: op, SrcRegKey: R(i), SrcRegData: R(value), SetName: m.Name, SetID: m.ID, Timeout: millis(timeoutMillis)}}
 }
 
 // Address is an address as register and set content.

@@ -1,0 +1,119 @@
+package proxy
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// monitor hears from the kernel when another program changes or deletes the table. Our own transactions are filtered out in
+// the kernel, by the netlink port that made them: a large one would overflow the socket.
+type monitor struct {
+	conn   *netlink.Conn
+	table  string
+	notify chan<- struct{}
+
+	mu   sync.Mutex // guards port
+	port uint32
+}
+
+const groupNFTables = 7 // NFNLGRP_NFTABLES
+
+func watchTable(table string, notify chan<- struct{}) (*monitor, error) {
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return nil, fmt.Errorf("watch nftables: %w", err)
+	}
+	m := &monitor{conn: conn, table: table, notify: notify}
+	// Until ignore is called for the first time nothing is ours to find damaged.
+	if err := conn.SetBPF([]bpf.RawInstruction{{Op: unix.BPF_RET | unix.BPF_K, K: 0}}); err == nil {
+		err = conn.JoinGroup(groupNFTables)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("watch nftables: %w", err)
+	}
+	return m, nil
+}
+
+// ignore lets everything pass but what the socket with that port does.
+func (m *monitor) ignore(port uint32) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.port == port {
+		return
+	}
+	// The filter loads big-endian; the header's port (offset 12) is in this machine's order.
+	var b [4]byte
+	binary.NativeEndian.PutUint32(b[:], port)
+	program, err := bpf.Assemble([]bpf.Instruction{
+		bpf.LoadAbsolute{Off: 12, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: binary.BigEndian.Uint32(b[:]), SkipTrue: 1},
+		bpf.RetConstant{Val: 1 << 20},
+		bpf.RetConstant{Val: 0},
+	})
+	if err == nil {
+		err = m.conn.SetBPF(program)
+	}
+	if err == nil {
+		m.port = port
+	}
+}
+
+// run reports until ctx ends.
+func (m *monitor) run(ctx context.Context) {
+	done := context.AfterFunc(ctx, func() { m.conn.Close() })
+	defer func() {
+		if done() {
+			m.conn.Close()
+		}
+	}()
+	for {
+		msgs, err := m.conn.Receive()
+		if ctx.Err() != nil {
+			return
+		}
+		if errors.Is(err, unix.ENOBUFS) {
+			m.tell() // something was missed; it may have been ours
+			continue
+		} else if err != nil {
+			return
+		}
+		for _, msg := range msgs {
+			if m.about(msg) {
+				m.tell()
+				break
+			}
+		}
+	}
+}
+
+func (m *monitor) tell() {
+	select {
+	case m.notify <- struct{}{}:
+	default:
+	}
+}
+
+// about reports whether the message is about our table. Every nftables message names its table in attribute 1; the end of a transaction has none.
+func (m *monitor) about(msg netlink.Message) bool {
+	if msg.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || msg.Header.Type&0xff == unix.NFT_MSG_NEWGEN || len(msg.Data) < 4 || msg.Data[0] != unix.NFPROTO_INET {
+		return false
+	}
+	attrs, err := netlink.NewAttributeDecoder(msg.Data[4:])
+	if err != nil {
+		return false
+	}
+	for attrs.Next() {
+		if attrs.Type() == unix.NFTA_TABLE_NAME {
+			return attrs.String() == m.table
+		}
+	}
+	return false
+}
