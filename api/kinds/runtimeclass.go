@@ -1,0 +1,72 @@
+package kinds
+
+import (
+	"time"
+
+	nodev1 "k8s.io/api/node/v1"
+	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// RuntimeClasses is node.k8s.io/v1 runtimeclasses (KEP-585).
+func RuntimeClasses() *Kind {
+	return &Kind{
+		GroupVersionKind: nodev1.SchemeGroupVersion.WithKind("RuntimeClass"),
+		Plural:           "runtimeclasses",
+		Singular:         "runtimeclass",
+		Verbs:            all,
+		New:              func() runtime.Object { return new(nodev1.RuntimeClass) },
+		NewList:          func() runtime.Object { return new(nodev1.RuntimeClassList) },
+		StoragePrefix:    "runtimeclasses",
+		Default: defaulting(func(c *nodev1.RuntimeClass) {
+			if c.Overhead != nil {
+				roundToMilli(c.Overhead.PodFixed)
+			}
+		}),
+		Validate: checking(validateRuntimeClass),
+		ValidateUpdate: checkingUpdate(func(c, old *nodev1.RuntimeClass) field.ErrorList {
+			errs := ValidateMetaUpdate(&c.ObjectMeta, &old.ObjectMeta)
+			return append(errs, validation.ValidateImmutableField(c.Handler, old.Handler, field.NewPath("handler"))...)
+		}),
+		ValidateName:     NameIsDNSSubdomain,
+		FieldLabels:      metaFieldLabels,
+		SelectableFields: clusterMetaFields,
+		Columns: []metav1.TableColumnDefinition{
+			nameColumn(),
+			column("Handler", "string", nodev1.RuntimeClass{}.SwaggerDoc()["handler"]),
+			ageColumn(),
+		},
+		Row: row(func(c *nodev1.RuntimeClass, now time.Time) []any {
+			return []any{c.Name, c.Handler, age(c.CreationTimestamp, now)}
+		}),
+		AllowCreateOnUpdate: true,
+	}
+}
+
+func validateRuntimeClass(c *nodev1.RuntimeClass) field.ErrorList {
+	errs := ValidateMeta(&c.ObjectMeta, false, NameIsDNSSubdomain)
+	if c.Handler == "" {
+		errs = append(errs, field.Required(field.NewPath("handler"), ""))
+	} else {
+		for _, sentence := range NameIsDNSLabel(c.Handler, false) {
+			errs = append(errs, field.Invalid(field.NewPath("handler"), c.Handler, sentence))
+		}
+	}
+	if c.Overhead != nil {
+		for name, quantity := range c.Overhead.PodFixed {
+			errs = append(errs, validateResourceQuantity(string(name), quantity, field.NewPath("overhead", "podFixed").Key(string(name)))...)
+		}
+	}
+	if s := c.Scheduling; s != nil {
+		if s.NodeSelector != nil {
+			errs = append(errs, metav1validation.ValidateLabels(s.NodeSelector, field.NewPath("scheduling", "nodeSelector"))...)
+		}
+		var f faults
+		f.tolerations((&where{name: "scheduling"}).field("tolerations"), s.Tolerations, true)
+		errs = append(errs, f.list...)
+	}
+	return errs
+}
