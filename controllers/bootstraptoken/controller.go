@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"maps"
 	"strings"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,8 +15,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	corelisters "k8s.io/client-go/listers/core/v1"
-	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/util/workqueue"
 
 	"wherry.dev/wherry/client"
 	"wherry.dev/wherry/pki"
@@ -40,7 +37,7 @@ type controller struct {
 	Config
 	secrets    corelisters.SecretLister
 	configMaps corelisters.ConfigMapLister
-	queue      workqueue.TypedRateLimitingInterface[string]
+	loop       *client.Loop
 }
 
 // Run works until ctx ends and returns when its goroutines have ended. Nothing happens between expiries.
@@ -52,96 +49,44 @@ func Run(ctx context.Context, c Config) error {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	core := c.Client.Informers.Core().V1()
-	x := &controller{
-		Config:     c,
-		secrets:    core.Secrets().Lister(),
-		configMaps: core.ConfigMaps().Lister(),
-		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](
-			5*time.Millisecond, 30*time.Second)),
-	}
-	changed := func(object any) {
-		if gone, ok := object.(cache.DeletedFinalStateUnknown); ok {
-			object = gone.Obj
+	x := &controller{Config: c, secrets: core.Secrets().Lister(), configMaps: core.ConfigMaps().Lister()}
+	x.loop = client.NewLoop("bootstraptoken", 1, c.Log, x.reconcile)
+	var handlers client.Handlers
+	defer handlers.Remove()
+	if err := handlers.On(core.Secrets().Informer(), client.Each(func(secret *corev1.Secret) {
+		if secret.Namespace == pki.BootstrapTokenNamespace && secret.Type == pki.BootstrapTokenSecretType {
+			x.loop.Add(secret.Name)
+			x.loop.Add(signAll)
 		}
-		if secret, ok := object.(*corev1.Secret); ok {
-			x.queue.Add(secret.Name)
-		}
-		x.queue.Add(signAll)
+	})); err != nil {
+		return fmt.Errorf("bootstrap token controller: %w", err)
 	}
-	var synced []cache.InformerSynced
-	for _, s := range []struct {
-		informer cache.SharedIndexInformer
-		filter   func(any) bool
-	}{
-		{core.Secrets().Informer(), func(o any) bool {
-			s, ok := last(o).(*corev1.Secret)
-			return ok && s.Namespace == pki.BootstrapTokenNamespace && s.Type == pki.BootstrapTokenSecretType
-		}},
-		{core.ConfigMaps().Informer(), func(o any) bool {
-			m, ok := last(o).(*corev1.ConfigMap)
-			return ok && m.Namespace == pki.ClusterInfoNamespace && m.Name == pki.ClusterInfoName
-		}},
-	} {
-		registration, err := s.informer.AddEventHandler(cache.FilteringResourceEventHandler{FilterFunc: s.filter, Handler: cache.ResourceEventHandlerFuncs{
-			AddFunc: changed, UpdateFunc: func(_, o any) { changed(o) }, DeleteFunc: changed}})
-		if err != nil {
-			return fmt.Errorf("bootstrap token controller: %w", err)
+	if err := handlers.On(core.ConfigMaps().Informer(), client.Each(func(m *corev1.ConfigMap) {
+		if m.Namespace == pki.ClusterInfoNamespace && m.Name == pki.ClusterInfoName {
+			x.loop.Add(signAll)
 		}
-		defer func() { _ = s.informer.RemoveEventHandler(registration) }()
-		synced = append(synced, registration.HasSynced)
+	})); err != nil {
+		return fmt.Errorf("bootstrap token controller: %w", err)
 	}
-	c.Client.Informers.StartWithContext(ctx)
-	if !cache.WaitForNamedCacheSyncWithContext(ctx, synced...) {
-		x.queue.ShutDown()
+	if !handlers.Sync(ctx, c.Client) {
 		return nil
 	}
-	var done sync.WaitGroup
-	done.Go(func() {
-		for x.next(ctx) {
-		}
-	})
 	if c.Ready != nil {
 		c.Ready()
 	}
-	<-ctx.Done()
-	x.queue.ShutDown()
-	done.Wait()
+	x.loop.Run(ctx)
 	return nil
 }
 
-func last(object any) any {
-	if gone, ok := object.(cache.DeletedFinalStateUnknown); ok {
-		return gone.Obj
-	}
-	return object
-}
-
-func (x *controller) next(ctx context.Context) bool {
-	name, quit := x.queue.Get()
-	if quit {
-		return false
-	}
-	defer x.queue.Done(name)
-	var again time.Duration
-	var err error
+func (x *controller) reconcile(ctx context.Context, name string) error {
 	if name == signAll {
-		err = x.sign(ctx)
-	} else {
-		again, err = x.expire(ctx, name)
+		return x.sign(ctx)
 	}
-	switch {
-	case err == nil || ctx.Err() != nil:
-		x.queue.Forget(name)
-		if again > 0 {
-			x.queue.AddAfter(name, again)
-		}
-	default:
-		if !apierrors.IsConflict(err) {
-			x.Log.Warn("bootstrap tokens", "err", err)
-		}
-		x.queue.AddRateLimited(name)
+	again, err := x.expire(ctx, name)
+	if err == nil && again > 0 {
+		x.loop.AddAfter(name, again)
 	}
-	return true
+	return err
 }
 
 // expire removes a token whose time is over, or says when that will be.

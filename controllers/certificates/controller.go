@@ -13,7 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
+	"slices"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -24,7 +24,6 @@ import (
 	certificateslisters "k8s.io/client-go/listers/certificates/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/util/workqueue"
 
 	"wherry.dev/wherry/client"
 )
@@ -58,7 +57,7 @@ type controller struct {
 	Config
 	requests certificateslisters.CertificateSigningRequestLister
 	nodes    corelisters.NodeLister
-	queue    workqueue.TypedRateLimitingInterface[string]
+	loop     *client.Loop
 }
 
 // Run handles requests until ctx ends and returns when its goroutines have ended.
@@ -76,62 +75,35 @@ func Run(ctx context.Context, c Config) error {
 		return errors.New("certificate controller: no authority to sign with")
 	}
 	requests, nodes := c.Client.Informers.Certificates().V1().CertificateSigningRequests(), c.Client.Informers.Core().V1().Nodes()
-	x := &controller{
-		Config:   c,
-		requests: requests.Lister(),
-		nodes:    nodes.Lister(),
-		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](
-			5*time.Millisecond, 30*time.Second)),
-	}
-	registration, err := requests.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    x.enqueue,
-		UpdateFunc: func(_, fresh any) { x.enqueue(fresh) },
-	})
-	if err != nil {
+	x := &controller{Config: c, requests: requests.Lister(), nodes: nodes.Lister()}
+	x.loop = client.NewLoop("certificates", workers, c.Log, x.reconcile)
+	var handlers client.Handlers
+	defer handlers.Remove()
+	if err := handlers.On(requests.Informer(), client.Each(func(csr *certificatesv1.CertificateSigningRequest) { x.loop.Add(csr.Name) })); err != nil {
 		return fmt.Errorf("certificate controller: %w", err)
 	}
-	defer func() { _ = requests.Informer().RemoveEventHandler(registration) }()
 	// A kubelet asks for its serving certificate when it starts, which may be before its Node tells its addresses.
-	onNode, err := nodes.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+	if err := handlers.On(nodes.Informer(), cache.ResourceEventHandlerFuncs{
 		AddFunc: x.nodeChanged,
 		UpdateFunc: func(old, fresh any) {
 			a, okA := old.(*corev1.Node)
 			b, okB := fresh.(*corev1.Node)
-			if okA && okB && len(a.Status.Addresses) == len(b.Status.Addresses) && equalAddresses(a, b) {
-				return
+			if okA && okB && slices.Equal(a.Status.Addresses, b.Status.Addresses) {
+				return // a heartbeat
 			}
 			x.nodeChanged(fresh)
 		},
-	})
-	if err != nil {
+	}); err != nil {
 		return fmt.Errorf("certificate controller: %w", err)
 	}
-	defer func() { _ = nodes.Informer().RemoveEventHandler(onNode) }()
-	c.Client.Informers.StartWithContext(ctx)
-	if !cache.WaitForNamedCacheSyncWithContext(ctx, registration.HasSynced, onNode.HasSynced) {
-		x.queue.ShutDown()
+	if !handlers.Sync(ctx, c.Client) {
 		return nil
-	}
-	var done sync.WaitGroup
-	for range workers {
-		done.Go(func() {
-			for x.next(ctx) {
-			}
-		})
 	}
 	if c.Ready != nil {
 		c.Ready()
 	}
-	<-ctx.Done()
-	x.queue.ShutDown()
-	done.Wait()
+	x.loop.Run(ctx)
 	return nil
-}
-
-func (x *controller) enqueue(object any) {
-	if csr, ok := object.(*certificatesv1.CertificateSigningRequest); ok {
-		x.queue.Add(csr.Name)
-	}
 }
 
 func (x *controller) nodeChanged(object any) {
@@ -145,33 +117,20 @@ func (x *controller) nodeChanged(object any) {
 	}
 	for _, csr := range all {
 		if csr.Spec.SignerName == certificatesv1.KubeletServingSignerName && csr.Spec.Username == nodeUserPrefix+node.Name && len(csr.Status.Conditions) == 0 {
-			x.queue.Add(csr.Name)
+			x.loop.Add(csr.Name)
 		}
 	}
 }
 
-func (x *controller) next(ctx context.Context) bool {
-	name, quit := x.queue.Get()
-	if quit {
-		return false
-	}
-	defer x.queue.Done(name)
+func (x *controller) reconcile(ctx context.Context, name string) error {
 	again, err := x.sync(ctx, name)
 	switch {
-	case err == nil:
-		x.queue.Forget(name)
-		if again > 0 {
-			x.queue.AddAfter(name, again)
-		}
-	case ctx.Err() != nil, apierrors.IsNotFound(err):
-		x.queue.Forget(name)
-	case apierrors.IsConflict(err):
-		x.queue.AddRateLimited(name) // the event of the other write is on its way
-	default:
-		x.Log.Warn("certificate request", "name", name, "err", err)
-		x.queue.AddRateLimited(name)
+	case apierrors.IsNotFound(err):
+		return nil // it went meanwhile
+	case err == nil && again > 0:
+		x.loop.AddAfter(name, again)
 	}
-	return true
+	return err
 }
 
 // sync approves and signs one request, or removes it when it is old. It returns when to look again, zero for never.
@@ -236,13 +195,4 @@ func (x *controller) keepFor(csr *certificatesv1.CertificateSigningRequest) time
 		}
 	}
 	return end.Sub(now)
-}
-
-func equalAddresses(a, b *corev1.Node) bool {
-	for i := range a.Status.Addresses {
-		if a.Status.Addresses[i] != b.Status.Addresses[i] {
-			return false
-		}
-	}
-	return true
 }

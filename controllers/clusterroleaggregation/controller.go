@@ -8,8 +8,6 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -17,8 +15,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	rbaclisters "k8s.io/client-go/listers/rbac/v1"
-	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/util/workqueue"
 
 	"wherry.dev/wherry/client"
 )
@@ -35,7 +31,7 @@ type Config struct {
 type controller struct {
 	Config
 	roles rbaclisters.ClusterRoleLister
-	queue workqueue.TypedRateLimitingInterface[string]
+	loop  *client.Loop
 }
 
 // Run works until ctx ends and returns when its goroutine has ended.
@@ -44,61 +40,34 @@ func Run(ctx context.Context, c Config) error {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	informer := c.Client.Informers.Rbac().V1().ClusterRoles()
-	x := &controller{Config: c, roles: informer.Lister(), queue: workqueue.NewTypedRateLimitingQueue(
-		workqueue.NewTypedItemExponentialFailureRateLimiter[string](5*time.Millisecond, 30*time.Second))}
-	registration, err := informer.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { x.enqueueAll() }, UpdateFunc: func(any, any) { x.enqueueAll() }, DeleteFunc: func(any) { x.enqueueAll() }})
-	if err != nil {
+	x := &controller{Config: c, roles: informer.Lister()}
+	x.loop = client.NewLoop("clusterroleaggregation", 1, c.Log, x.sync) // one worker: aggregated roles are few and gather each other
+	var handlers client.Handlers
+	defer handlers.Remove()
+	if err := handlers.On(informer.Informer(), client.Each(x.changed)); err != nil {
 		return fmt.Errorf("clusterrole aggregation: %w", err)
 	}
-	defer func() { _ = informer.Informer().RemoveEventHandler(registration) }()
-	c.Client.Informers.StartWithContext(ctx)
-	if !cache.WaitForNamedCacheSyncWithContext(ctx, registration.HasSynced) {
-		x.queue.ShutDown()
+	if !handlers.Sync(ctx, c.Client) {
 		return nil
 	}
-	var done sync.WaitGroup
-	done.Go(func() { // one worker: aggregated roles are few and gather each other
-		for x.next(ctx) {
-		}
-	})
 	if c.Ready != nil {
 		c.Ready()
 	}
-	<-ctx.Done()
-	x.queue.ShutDown()
-	done.Wait()
+	x.loop.Run(ctx)
 	return nil
 }
 
-// enqueueAll looks at every aggregated role: any role may have become part of any.
-func (x *controller) enqueueAll() {
+// changed looks at every aggregated role: any role may have become part of any.
+func (x *controller) changed(*rbacv1.ClusterRole) {
 	all, err := x.roles.List(labels.Everything())
 	if err != nil {
 		return // the lister reads memory
 	}
 	for _, role := range all {
 		if role.AggregationRule != nil {
-			x.queue.Add(role.Name)
+			x.loop.Add(role.Name)
 		}
 	}
-}
-
-func (x *controller) next(ctx context.Context) bool {
-	name, quit := x.queue.Get()
-	if quit {
-		return false
-	}
-	defer x.queue.Done(name)
-	if err := x.sync(ctx, name); err != nil && ctx.Err() == nil {
-		if !apierrors.IsConflict(err) {
-			x.Log.Warn("aggregate cluster role", "name", name, "err", err)
-		}
-		x.queue.AddRateLimited(name)
-		return true
-	}
-	x.queue.Forget(name)
-	return true
 }
 
 func (x *controller) sync(ctx context.Context, name string) error {

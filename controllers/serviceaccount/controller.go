@@ -8,8 +8,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,7 +17,6 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/util/workqueue"
 
 	"wherry.dev/wherry/client"
 )
@@ -57,14 +56,11 @@ type controller struct {
 	accounts   corelisters.ServiceAccountLister
 	configMaps corelisters.ConfigMapLister
 	secrets    corelisters.SecretLister
-	queue      workqueue.TypedRateLimitingInterface[item]
+	loop       *client.Loop // keys are namespaces, and namespace/secret for token Secrets
 
 	mu     sync.Mutex      // guards legacy
 	legacy map[string]bool // namespaces in which a token Secret was seen: elsewhere an account's event costs nothing
 }
-
-// item is one piece of work: a namespace (secret is empty) or a token Secret.
-type item struct{ namespace, secret string }
 
 // Run works until ctx ends and returns when its goroutines have ended.
 func Run(ctx context.Context, c Config) error {
@@ -79,67 +75,34 @@ func Run(ctx context.Context, c Config) error {
 		configMaps: core.ConfigMaps().Lister(),
 		secrets:    core.Secrets().Lister(),
 		legacy:     map[string]bool{},
-		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[item](
-			5*time.Millisecond, 30*time.Second)),
 	}
-	var synced []cache.InformerSynced
+	x.loop = client.NewLoop("serviceaccount", workers, c.Log, x.reconcile)
+	var handlers client.Handlers
+	defer handlers.Remove()
 	for _, s := range []struct {
 		informer cache.SharedIndexInformer
 		handler  cache.ResourceEventHandler
 	}{
-		{core.Namespaces().Informer(), cache.ResourceEventHandlerFuncs{
-			AddFunc:    x.onNamespace,
-			UpdateFunc: func(_, o any) { x.onNamespace(o) },
-		}},
+		{core.Namespaces().Informer(), client.Each(x.onNamespace)},
 		// What somebody takes away or changes comes back.
-		{core.ServiceAccounts().Informer(), cache.ResourceEventHandlerFuncs{
-			AddFunc:    func(o any) { x.onAccount(o, false) },
-			DeleteFunc: func(o any) { x.onAccount(o, true) },
-		}},
-		{core.ConfigMaps().Informer(), cache.FilteringResourceEventHandler{
-			FilterFunc: func(o any) bool { m, ok := last(o).(*corev1.ConfigMap); return ok && m.Name == RootCAName },
-			Handler: cache.ResourceEventHandlerFuncs{
-				UpdateFunc: func(_, o any) { x.onConfigMap(o) },
-				DeleteFunc: x.onConfigMap,
-			}}},
-		{core.Secrets().Informer(), cache.FilteringResourceEventHandler{
-			FilterFunc: func(o any) bool {
-				s, ok := last(o).(*corev1.Secret)
-				return ok && s.Type == corev1.SecretTypeServiceAccountToken
-			},
-			Handler: cache.ResourceEventHandlerFuncs{
-				AddFunc:    x.onSecret,
-				UpdateFunc: func(_, o any) { x.onSecret(o) },
-			}}},
+		{core.ServiceAccounts().Informer(), client.Each(x.onAccount)},
+		{core.ConfigMaps().Informer(), client.Each(x.onConfigMap)},
+		{core.Secrets().Informer(), client.Each(x.onSecret)},
 	} {
-		registration, err := s.informer.AddEventHandler(s.handler)
-		if err != nil {
+		if err := handlers.On(s.informer, s.handler); err != nil {
 			return fmt.Errorf("service account controller: %w", err)
 		}
-		defer func() { _ = s.informer.RemoveEventHandler(registration) }()
-		synced = append(synced, registration.HasSynced)
 	}
-	c.Client.Informers.StartWithContext(ctx)
-	if !cache.WaitForNamedCacheSyncWithContext(ctx, synced...) {
-		x.queue.ShutDown()
+	if !handlers.Sync(ctx, c.Client) {
 		return nil
 	}
 	if err := x.first(ctx); err != nil && ctx.Err() == nil {
-		c.Log.Warn("service accounts of the first namespaces", "err", err) // the queue tries again
-	}
-	var done sync.WaitGroup
-	for range workers {
-		done.Go(func() {
-			for x.next(ctx) {
-			}
-		})
+		c.Log.Warn("service accounts of the first namespaces", "error", err) // the loop tries again
 	}
 	if c.Ready != nil {
 		c.Ready()
 	}
-	<-ctx.Done()
-	x.queue.ShutDown()
-	done.Wait()
+	x.loop.Run(ctx)
 	return nil
 }
 
@@ -157,27 +120,15 @@ func (x *controller) first(ctx context.Context) error {
 	return nil
 }
 
-// last unwraps the final state of an object whose deletion was missed.
-func last(object any) any {
-	if gone, ok := object.(cache.DeletedFinalStateUnknown); ok {
-		return gone.Obj
-	}
-	return object
-}
-
-func (x *controller) onNamespace(object any) {
-	if namespace, ok := object.(*corev1.Namespace); ok && namespace.Status.Phase != corev1.NamespaceTerminating {
-		x.queue.Add(item{namespace: namespace.Name})
+func (x *controller) onNamespace(namespace *corev1.Namespace) {
+	if namespace.Status.Phase != corev1.NamespaceTerminating {
+		x.loop.Add(namespace.Name)
 	}
 }
 
-func (x *controller) onAccount(object any, deleted bool) {
-	account, ok := last(object).(*corev1.ServiceAccount)
-	if !ok {
-		return
-	}
-	if deleted && account.Name == DefaultName {
-		x.queue.Add(item{namespace: account.Namespace})
+func (x *controller) onAccount(account *corev1.ServiceAccount) {
+	if account.Name == DefaultName {
+		x.loop.Add(account.Namespace)
 	}
 	x.mu.Lock()
 	legacy := x.legacy[account.Namespace]
@@ -186,51 +137,38 @@ func (x *controller) onAccount(object any, deleted bool) {
 		return
 	}
 	// Secrets of a new account are to be filled, those of one that is gone are to go.
-	if secrets, err := x.secrets.Secrets(account.Namespace).List(labels.Everything()); err == nil {
-		for _, secret := range secrets {
-			if secret.Type == corev1.SecretTypeServiceAccountToken && secret.Annotations[corev1.ServiceAccountNameKey] == account.Name {
-				x.queue.Add(item{secret.Namespace, secret.Name})
-			}
+	secrets, err := x.secrets.Secrets(account.Namespace).List(labels.Everything())
+	if err != nil {
+		return // the lister reads memory
+	}
+	for _, secret := range secrets {
+		if secret.Type == corev1.SecretTypeServiceAccountToken && secret.Annotations[corev1.ServiceAccountNameKey] == account.Name {
+			x.loop.Add(secret.Namespace + "/" + secret.Name)
 		}
 	}
 }
 
-func (x *controller) onConfigMap(object any) {
-	if m, ok := last(object).(*corev1.ConfigMap); ok {
-		x.queue.Add(item{namespace: m.Namespace})
+func (x *controller) onConfigMap(m *corev1.ConfigMap) {
+	if m.Name == RootCAName {
+		x.loop.Add(m.Namespace)
 	}
 }
 
-func (x *controller) onSecret(object any) {
-	if s, ok := object.(*corev1.Secret); ok {
-		x.mu.Lock()
-		x.legacy[s.Namespace] = true
-		x.mu.Unlock()
-		x.queue.Add(item{s.Namespace, s.Name})
+func (x *controller) onSecret(s *corev1.Secret) {
+	if s.Type != corev1.SecretTypeServiceAccountToken {
+		return
 	}
+	x.mu.Lock()
+	x.legacy[s.Namespace] = true
+	x.mu.Unlock()
+	x.loop.Add(s.Namespace + "/" + s.Name)
 }
 
-func (x *controller) next(ctx context.Context) bool {
-	i, quit := x.queue.Get()
-	if quit {
-		return false
+func (x *controller) reconcile(ctx context.Context, key string) error {
+	if namespace, secret, ok := strings.Cut(key, "/"); ok {
+		return x.fill(ctx, namespace, secret)
 	}
-	defer x.queue.Done(i)
-	var err error
-	if i.secret == "" {
-		err = x.complete(ctx, i.namespace)
-	} else {
-		err = x.fill(ctx, i.namespace, i.secret)
-	}
-	if err == nil || ctx.Err() != nil {
-		x.queue.Forget(i)
-		return true
-	}
-	if !apierrors.IsConflict(err) {
-		x.Log.Warn("service accounts", "namespace", i.namespace, "err", err)
-	}
-	x.queue.AddRateLimited(i)
-	return true
+	return x.complete(ctx, key)
 }
 
 // complete gives a namespace its default account and its root CA.
