@@ -40,8 +40,8 @@ import (
 
 const inside = "WHERRY_TEST_NODE"
 
-// TestMain makes the test binary its own containerd, and runs the tests in a network and a mount namespace of their
-// own, so that neither packets nor mounts are the machine's.
+// TestMain makes the test binary its own containerd, and runs the tests in network, mount and process namespaces of
+// their own: neither packets nor mounts are the machine's, and every process ends with the tests, however they end.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "containerd" {
 		os.Exit(containerd.Main(os.Args[2:]))
@@ -57,11 +57,22 @@ func TestMain(m *testing.M) {
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	// Named here, by a process that outlives the tests: it removes what is left of the cgroups.
+	group := fmt.Sprintf("/wherry-test-kubelet-%d", os.Getpid())
+	home, err := os.MkdirTemp("/run", "wkt") // short: sockets lie below it
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	cmd.Env = append(os.Environ(), inside+"="+group, "TMPDIR="+home)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
 	signal.Ignore(syscall.SIGINT, syscall.SIGQUIT)
 	goruntime.LockOSThread() // Pdeathsig follows the thread
-	err := cmd.Run()
+	err = cmd.Run()
+	clearGroups(group)
+	if err := os.RemoveAll(home); err != nil {
+		fmt.Fprintln(os.Stderr, "remove the test's files:", err)
+	}
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		os.Exit(max(exit.ExitCode(), 1))
@@ -73,11 +84,27 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
+// clearGroups removes the tests' cgroups; nothing runs in them any more.
+func clearGroups(group string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	m, err := cgroups.New(cgroups.Config{Root: group})
+	if err == nil {
+		err = m.Clear(ctx)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "remove the test's cgroups:", err)
+	}
+}
+
 func settle() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
+		return err
+	}
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return err
 	}
 	lo, err := netlink.LinkByName("lo")
@@ -131,7 +158,7 @@ func newNode(t *testing.T) *node {
 		t.Skip("pods need root")
 	}
 	nodes++
-	state, err := os.MkdirTemp("/run", "wkt")
+	state, err := os.MkdirTemp("", "s")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,12 +198,12 @@ func newNode(t *testing.T) *node {
 			t.Fatal(err)
 		}
 	}
-	group := fmt.Sprintf("/wherry-test-kubelet-%d-%d", os.Getpid(), nodes)
+	group := fmt.Sprintf("%s/%d", os.Getenv(inside), nodes)
 	n := &node{t: t, api: fake.NewClientset(), process: process, spans: &spanList{}}
 	n.config = kubelet.Config{
 		NodeName: "n1", Client: &client.Set{Kubernetes: n.api, Informers: informers.NewSharedInformerFactory(n.api, 0)}, HostIPs: []string{"127.0.0.1"},
 		Root: filepath.Join(root, "kubelet"), LogsDir: filepath.Join(root, "logs"), CgroupRoot: group, RuntimeEndpoint: cc.Endpoint(),
-		ClusterDNS: []string{"10.96.0.10"}, ClusterDomain: "cluster.local", Trace: n.spans, Log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelInfo})),
+		ClusterDNS: []string{"10.96.0.10"}, ClusterDomain: "cluster.local", Trace: n.spans, Log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	n.api.CoreV1().Nodes().Create(t.Context(), &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{"kubernetes.io/os": "linux"}},
 		Status: v1.NodeStatus{Allocatable: v1.ResourceList{"cpu": resource.MustParse("2"), "memory": resource.MustParse("4Gi"), "pods": resource.MustParse("110")}}}, metav1.CreateOptions{})

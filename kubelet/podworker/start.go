@@ -26,10 +26,7 @@ const (
 
 // create makes a container: everything that may be done before it is its turn to start.
 func (w *worker) create(s Step) {
-	if s.After != nil && s.After.State == runtime.Exited {
-		w.backoffs[s.Container] = w.backoffs[s.Container].Next(time.Now(), s.After.FinishedAt)
-	}
-	k, pod := s.Key(), w.pod
+	k, pod, after := s.Key(), w.pod, s.After
 	c, kind := find(pod, s.Container)
 	sandbox, image := *w.sandbox(), w.images[s.Container]
 	sandboxConfig := w.sandboxConfig
@@ -74,6 +71,9 @@ func (w *worker) create(s Step) {
 			}
 			w.succeed(k)
 			delete(w.failed, c.Name)
+			if after != nil && after.State == runtime.Exited {
+				w.backoffs[c.Name] = w.backoffs[c.Name].Next(time.Now(), after.FinishedAt)
+			}
 			w.event(c.Name, v1.EventTypeNormal, "Created", "Container created")
 			w.merge(runtime.Update{Containers: []runtime.Container{{
 				ID: id, Name: c.Name, PodUID: string(w.uid), SandboxID: sandbox.ID, Attempt: s.Attempt, State: runtime.Created,

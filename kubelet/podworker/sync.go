@@ -47,6 +47,7 @@ func (w *worker) sync() Phase {
 	w.waiting = plan.Waiting
 	w.wake(plan.Wake)
 	for _, s := range plan.Steps {
+		w.log.Debug("step", "do", s.Do, "container", s.Container, "attempt", s.Attempt)
 		w.take(s)
 	}
 	w.judgeReady()

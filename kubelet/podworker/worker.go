@@ -239,11 +239,11 @@ func (w *worker) begin(k Key, f func(ctx context.Context) func()) {
 	w.steps.Go(func() {
 		apply := f(ctx)
 		w.box.post(func() {
-			cancel()
 			delete(w.busy, k)
 			if apply != nil {
-				apply()
+				apply() // asks ctx whether the step was cut off, so it is not ended before
 			}
+			cancel()
 		})
 	})
 }
