@@ -169,7 +169,9 @@ func testKinds() []*kinds.Kind {
 	return append(all, &kinds.Kind{GroupVersionKind: corev1.SchemeGroupVersion.WithKind("Pod"), Plural: "pods", Singular: "pod", ShortNames: []string{"po"}, Categories: []string{"all"},
 		Namespaced: true, Verbs: []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}, StoragePrefix: "pods",
 		New: func() runtime.Object { return &corev1.Pod{} }, NewList: func() runtime.Object { return &corev1.PodList{} },
-		PrepareForCreate: func(_ context.Context, o runtime.Object) { o.(*corev1.Pod).Status = corev1.PodStatus{Phase: corev1.PodPending} },
+		PrepareForCreate: func(_ context.Context, o runtime.Object) {
+			o.(*corev1.Pod).Status = corev1.PodStatus{Phase: corev1.PodPending}
+		},
 		PrepareForUpdate: func(_ context.Context, o, old runtime.Object) { o.(*corev1.Pod).Status = old.(*corev1.Pod).Status },
 		Subresources: map[string]*kinds.Subresource{"status": {Verbs: []string{"get", "patch", "update"}, PrepareForUpdate: func(_ context.Context, o, old runtime.Object) {
 			o.(*corev1.Pod).Spec = old.(*corev1.Pod).Spec
@@ -186,6 +188,8 @@ func testKinds() []*kinds.Kind {
 			return 30
 		}})
 }
+
+var root = &user.DefaultInfo{Name: "root", Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}}
 
 func testPod(name string) *corev1.Pod {
 	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", Labels: map[string]string{"app": "web", "name": name}},

@@ -10,9 +10,11 @@ import (
 	"net/http"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	apirequest "k8s.io/apiserver/pkg/endpoints/request"
 
+	"wherry.dev/wherry/apiserver/allocate"
 	"wherry.dev/wherry/apiserver/discovery"
 	"wherry.dev/wherry/apiserver/managed"
 	"wherry.dev/wherry/apiserver/subresources"
@@ -33,6 +35,7 @@ type Server struct {
 	inflight     *inflight
 	metrics      *metrics
 	types        *managed.Types
+	claims       *allocate.Services // nil without Services
 }
 
 // New builds a server: every kind gets its stored side and its verbs. Nothing is listened to, and no goroutine runs, yet.
@@ -69,6 +72,13 @@ func New(c Config) (*Server, error) {
 			v.Managed[sub.Name] = managed.New(k, sub.Name, s.types)
 		}
 		s.served[gvr] = v
+	}
+	claims, err := s.newClaims()
+	if err != nil {
+		return nil, err
+	}
+	if s.claims = claims; claims != nil {
+		s.served[corev1.SchemeGroupVersion.WithResource("services")].Claims = claims
 	}
 	s.subresources = subresources.New(subresources.Config{Resource: s.resource, Issuer: c.Issuer, KubeletTLS: c.KubeletTLS, DialTimeout: 30 * time.Second})
 	address := ""

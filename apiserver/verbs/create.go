@@ -141,6 +141,9 @@ func (s *Served) createNamed(ctx context.Context, r *Request, obj runtime.Object
 		return nil, nil, err
 	}
 	name, namespace, uid := m.GetName(), m.GetNamespace(), string(m.GetUID())
+	if s.Kind.PrepareForCreate != nil {
+		s.Kind.PrepareForCreate(ctx, obj)
+	}
 	if s.Claims != nil {
 		undo, err := s.Claims.Claim(ctx, obj, nil, dryRun)
 		if err != nil {
@@ -151,9 +154,6 @@ func (s *Served) createNamed(ctx context.Context, r *Request, obj runtime.Object
 				undo()
 			}
 		}()
-	}
-	if s.Kind.PrepareForCreate != nil {
-		s.Kind.PrepareForCreate(ctx, obj)
 	}
 	if s.Kind.Validate != nil {
 		if errs := s.Kind.Validate(ctx, obj); len(errs) > 0 {

@@ -44,7 +44,8 @@ type Served struct {
 // Claims hands out what objects of a kind take from shared ranges: a Service's addresses and node ports.
 type Claims interface {
 	// Claim completes obj, which replaces old (nil on create), with what it asks for, and returns how to give it
-	// back when the write fails. Errors are API Statuses. A dry run claims nothing lasting.
+	// back when the write fails, never nil without an error. It comes after the kind has prepared obj and before that
+	// is validated. Errors are API Statuses. A dry run claims nothing lasting.
 	Claim(ctx context.Context, obj, old runtime.Object, dryRun bool) (undo func(), err error)
 	// Settle gives back what old had and obj (nil when it is gone) has no longer. Called after the write succeeded.
 	Settle(obj, old runtime.Object)

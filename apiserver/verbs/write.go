@@ -70,12 +70,7 @@ func (s *Served) write(ctx context.Context, r *Request, c change) (stored *store
 			if err != nil {
 				return nil, err
 			}
-			if s.Claims != nil {
-				if undo, err = s.Claims.Claim(ctx, obj, nil, c.dryRun); err != nil {
-					return nil, err
-				}
-			}
-			if err := s.checkFirst(ctx, r, obj, c); err != nil {
+			if err := s.checkFirst(ctx, r, obj, c, &undo); err != nil {
 				return nil, err
 			}
 			next = obj
@@ -104,12 +99,7 @@ func (s *Served) write(ctx context.Context, r *Request, c change) (stored *store
 		if err := s.checkVersion(obj, old, c); err != nil {
 			return nil, err
 		}
-		if s.Claims != nil && r.Sub == nil {
-			if undo, err = s.Claims.Claim(ctx, obj, old, c.dryRun); err != nil {
-				return nil, err
-			}
-		}
-		if err := s.prepareUpdate(ctx, r, obj, old); err != nil {
+		if err := s.prepareUpdate(ctx, r, obj, old, c, &undo); err != nil {
 			return nil, err
 		}
 		if err := s.Admit.Validate(ctx, attrs); err != nil {
@@ -234,7 +224,7 @@ func (s *Served) firstVersion(ctx context.Context, r *Request, c change) (runtim
 }
 
 // checkFirst prepares and validates the object that an update or patch of nothing creates.
-func (s *Served) checkFirst(ctx context.Context, r *Request, obj runtime.Object, c change) error {
+func (s *Served) checkFirst(ctx context.Context, r *Request, obj runtime.Object, c change, undo *func()) error {
 	m, err := accessor(obj)
 	if err != nil {
 		return err
@@ -244,6 +234,11 @@ func (s *Served) checkFirst(ctx context.Context, r *Request, obj runtime.Object,
 	}
 	if s.Kind.PrepareForCreate != nil {
 		s.Kind.PrepareForCreate(ctx, obj)
+	}
+	if s.Claims != nil {
+		if *undo, err = s.Claims.Claim(ctx, obj, nil, c.dryRun); err != nil {
+			return err
+		}
 	}
 	if s.Kind.Validate != nil {
 		if errs := s.Kind.Validate(ctx, obj); len(errs) > 0 {
@@ -286,7 +281,8 @@ func (s *Served) checkVersion(obj, old runtime.Object, c change) error {
 const optimisticLock = "the object has been modified; please apply your changes to the latest version and try again"
 
 // prepareUpdate puts back what a write through this door cannot change, and validates the outcome.
-func (s *Served) prepareUpdate(ctx context.Context, r *Request, obj, old runtime.Object) error {
+// undo is set to what gives back the claims of obj, if there are any.
+func (s *Served) prepareUpdate(ctx context.Context, r *Request, obj, old runtime.Object, c change, undo *func()) error {
 	m, err := accessor(obj)
 	if err != nil {
 		return err
@@ -320,6 +316,11 @@ func (s *Served) prepareUpdate(ctx context.Context, r *Request, obj, old runtime
 	}
 	if m.GetSelfLink() != "" {
 		m.SetSelfLink("")
+	}
+	if s.Claims != nil && r.Sub == nil {
+		if *undo, err = s.Claims.Claim(ctx, obj, old, c.dryRun); err != nil {
+			return err
+		}
 	}
 	if validate != nil {
 		if errs := validate(ctx, obj, old); len(errs) > 0 {
