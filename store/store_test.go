@@ -75,6 +75,9 @@ func both(t *testing.T, limits watchcache.Limits, test func(t *testing.T, r stor
 	for _, sole := range []bool{true, false} {
 		t.Run(fmt.Sprintf("sole=%v", sole), func(t *testing.T) {
 			c := startEtcd(t)
+			if _, err := c.Put(t.Context(), "/registry/older", "v"); err != nil { // so that revision 1 is before the store's time
+				t.Fatal(err)
+			}
 			test(t, open(t, store.Config{Client: c, SoleWriter: sole, Limits: limits}).Resource(podConfig), c)
 		})
 	}
