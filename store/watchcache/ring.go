@@ -20,7 +20,7 @@ type Change[T any] struct {
 	departed *T // Previous as of Revision; made by the first watcher that needs it
 }
 
-// Departed returns the previous object as of the change's revision, which is how watchers see one leave.
+// leave returns the previous object as of the change's revision, which is how watchers see one leave.
 func (c *Change[T]) leave(copy func(*T, int64) *T) *T {
 	c.once.Do(func() { c.departed = copy(c.Previous, c.Revision) })
 	return c.departed
