@@ -53,7 +53,7 @@ func (c *Cluster) remove(ctx context.Context) error {
 	errs = append(errs, c.removeNamespaces())
 	errs = append(errs, c.removeNetwork())
 	if c.KubeconfigPath != "" {
-		errs = append(errs, pki.RemoveKubeconfig(c.KubeconfigPath, c.context()))
+		errs = append(errs, pki.RemoveFromKubeconfig(c.KubeconfigPath, c.context()))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove cluster %s: %w", c.Name, err)

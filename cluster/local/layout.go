@@ -83,8 +83,8 @@ func (c *Cluster) save() error {
 	return nil
 }
 
-// errNoCluster says that there is no cluster of that name.
-var errNoCluster = errors.New("no such cluster")
+// ErrNoCluster says that there is no cluster of that name.
+var ErrNoCluster = errors.New("no such cluster")
 
 // load finds a cluster by name, at dataDir if that is given.
 func load(name, dataDir string) (*Cluster, error) {
@@ -96,7 +96,7 @@ func load(name, dataDir string) (*Cluster, error) {
 	}
 	b, err := os.ReadFile(filepath.Join(dataDir, "cluster.json"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("cluster %q: %w", name, errNoCluster)
+		return nil, fmt.Errorf("cluster %q: %w", name, ErrNoCluster)
 	} else if err != nil {
 		return nil, fmt.Errorf("cluster %q: %w", name, err)
 	}

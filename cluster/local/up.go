@@ -56,7 +56,7 @@ func Up(ctx context.Context, o UpOptions) (c *Cluster, err error) {
 	fresh := false
 	c, err = load(o.Name, o.DataDir)
 	switch {
-	case errors.Is(err, errNoCluster):
+	case errors.Is(err, ErrNoCluster):
 		fresh = true
 		if c, err = newCluster(o); err != nil {
 			return nil, err
@@ -82,10 +82,7 @@ func Up(ctx context.Context, o UpOptions) (c *Cluster, err error) {
 			}
 		}()
 	}
-	if err := c.start(ctx, o); err != nil {
-		return c, err
-	}
-	return c, c.writeKubeconfig(o)
+	return c, c.start(ctx, o)
 }
 
 func newCluster(o UpOptions) (*Cluster, error) {
@@ -152,7 +149,10 @@ func (c *Cluster) start(ctx context.Context, o UpOptions) error {
 	if err != nil {
 		return fmt.Errorf("administrator's kubeconfig: %w", err)
 	}
-	return c.waitReady(ctx, config, watched)
+	if err := c.waitReady(ctx, config, watched); err != nil {
+		return err
+	}
+	return c.writeKubeconfig(o, credentials.AdminKubeconfig)
 }
 
 func (c *Cluster) node(i int) cluster.Node {
@@ -263,19 +263,31 @@ func lastError(path string) string {
 	return lines[len(lines)-1] + " (log: " + path + ")"
 }
 
-func (c *Cluster) writeKubeconfig(o UpOptions) error {
-	path, err := pki.MergeKubeconfig(o.Kubeconfig, c.context(), c.server().Node.AdminKubeconfig())
+// writeKubeconfig merges the cluster into the user's file and remembers which that was.
+func (c *Cluster) writeKubeconfig(o UpOptions, admin []byte) error {
+	path := o.Kubeconfig
+	if path == "" {
+		path = clientcmd.NewDefaultPathOptions().GetDefaultFilename()
+	}
+	path, err := filepath.Abs(path)
 	if err != nil {
-		return err
+		return fmt.Errorf("kubeconfig: %w", err)
 	}
-	if c.KubeconfigPath == path {
-		return nil
+	config, err := clientcmd.Load(admin)
+	if err != nil {
+		return fmt.Errorf("administrator's kubeconfig: %w", err)
 	}
-	c.KubeconfigPath = path
-	return c.save()
+	// Remembered first: an entry that nobody remembers would stay behind.
+	if c.KubeconfigPath != path {
+		c.KubeconfigPath = path
+		if err := c.save(); err != nil {
+			return err
+		}
+	}
+	return pki.MergeKubeconfig(path, config)
 }
 
-func (c *Cluster) context() string { return "wherry-" + c.Name }
+func (c *Cluster) context() string { return pki.ContextName(c.Name) }
 
 // lock serialises up and down on this machine: they choose subnets and share directories.
 func lock(ctx context.Context) (unlock func(), err error) {

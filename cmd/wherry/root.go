@@ -26,7 +26,10 @@ func run(args []string) int {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newBenchCommand(), newTraceCommand(), newVersionCommand())
+	root.AddCommand(
+		newUpCommand(), newDownCommand(), newListCommand(), newKubectlCommand(), newTraceCommand(),
+		newServerCommand(), newAgentCommand(), newTokenCommand(), newImagesCommand(), newCheckCommand(), newBenchCommand(), newVersionCommand(),
+	)
 	root.SetArgs(args)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		fmt.Fprintf(os.Stderr, "wherry: %v\nsee `%s --help`\n", err, c.CommandPath())

@@ -1,0 +1,158 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"wherry.dev/wherry/client"
+	"wherry.dev/wherry/kubelet/node"
+	"wherry.dev/wherry/pki"
+	"wherry.dev/wherry/trace"
+)
+
+// RunAgent joins a cluster as a node, with the token at the first start and with the node's own certificate from then on, and runs
+// the node's parts until ctx ends. ready is called once, when the node has joined.
+func RunAgent(ctx context.Context, a Agent, log *slog.Logger, ready func()) (err error) {
+	if err := a.Node.Check(); err != nil {
+		return err
+	}
+	unlock, err := lockDirectory(a.Node.DataDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	p := newParts(ctx, log)
+	defer func() {
+		if stopped := p.stop(); err == nil {
+			err = stopped
+		}
+	}()
+	runtime := make(chan nodeRuntime, 1)
+	go func() { runtime <- startRuntime(p.ctx, a.Node, log.With("part", "containerd")) }()
+
+	identity, err := a.join(p.ctx, log)
+	if err != nil {
+		return err
+	}
+	p.run("client certificate", identity.Run)
+	config := rest.CopyConfig(identity.Config)
+	config.UserAgent = "wherry/" + a.Node.Name
+	set, err := client.Remote(config)
+	if err != nil {
+		return err
+	}
+	network, err := readNetwork(p.ctx, set)
+	if err != nil {
+		return err
+	}
+	recorder := trace.NewRemote()
+	http, err := rest.HTTPClientFor(set.Config)
+	if err != nil {
+		return fmt.Errorf("client for spans: %w", err)
+	}
+	p.run("spans", func(ctx context.Context) error {
+		return recorder.Run(ctx, withTimeout(http), a.Server, log.With("part", "trace"))
+	})
+	if ready != nil {
+		ready()
+	}
+	n := &nodeParts{node: a.Node, network: network, runtime: <-runtime, kubelet: set, shared: set, trace: recorder, log: log}
+	if err := n.run(p); err != nil {
+		return err
+	}
+	<-p.ctx.Done()
+	return nil
+}
+
+func withTimeout(c *http.Client) *http.Client {
+	copied := *c
+	copied.Timeout = 10 * time.Second
+	return &copied
+}
+
+// serverWait is how long an agent waits for a server that is only starting.
+const serverWait = 2 * time.Minute
+
+// join gets the node its identity. The server is known by its CA, which is known by the pin, and kept from then on.
+func (a Agent) join(ctx context.Context, log *slog.Logger) (*node.Identity, error) {
+	caFile := filepath.Join(a.Node.DataDir, "server-ca.crt")
+	ca, err := os.ReadFile(caFile)
+	if errors.Is(err, os.ErrNotExist) {
+		ca, err = a.discover(ctx, log)
+		if err == nil {
+			err = os.WriteFile(caFile+".new", ca, 0o644)
+		}
+		if err == nil {
+			err = os.Rename(caFile+".new", caFile)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("join %s: %w", a.Server, err)
+	}
+	server := &rest.Config{Host: a.Server, TLSClientConfig: rest.TLSClientConfig{CAData: ca}}
+	bootstrap := rest.CopyConfig(server)
+	bootstrap.BearerToken = a.Token
+	if a.Token == "" {
+		bootstrap = nil // the kept certificate must do
+	}
+	return node.Join(ctx, node.JoinConfig{Node: a.Node.Name, Bootstrap: bootstrap, Server: server, Dir: filepath.Join(a.Node.DataDir, "pki"), Log: log.With("part", "join")})
+}
+
+func (a Agent) discover(ctx context.Context, log *slog.Logger) ([]byte, error) {
+	if a.Token == "" {
+		return nil, errors.New("no token: give the one that `wherry token create` prints on the server")
+	}
+	ctx, cancel := context.WithTimeout(ctx, serverWait)
+	defer cancel()
+	var pins []string
+	if a.CAHash != "" {
+		pins = []string{a.CAHash}
+	}
+	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		ca, err := pki.Discover(ctx, a.Server, a.Token, pins)
+		if err == nil {
+			return ca, nil
+		}
+		log.Debug("the server cannot be joined yet", "error", err)
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(wait):
+		}
+	}
+}
+
+// The cluster's addresses, which every node must know, are in this ConfigMap; every joined node may read it.
+const (
+	networkNamespace = "wherry-system"
+	networkName      = "network"
+)
+
+// readNetwork reads the cluster's addresses.
+func readNetwork(ctx context.Context, set *client.Set) (Network, error) {
+	ctx, cancel := context.WithTimeout(ctx, serverWait)
+	defer cancel()
+	var object *corev1.ConfigMap
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		var err error
+		if object, err = set.Kubernetes.CoreV1().ConfigMaps(networkNamespace).Get(ctx, networkName, metav1.GetOptions{}); err == nil {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return Network{}, fmt.Errorf("read the cluster's addresses: %w", err)
+		case <-time.After(wait):
+		}
+	}
+	return parseNetwork(object.Data)
+}

@@ -1,0 +1,117 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"wherry.dev/wherry/pki"
+	"wherry.dev/wherry/scheduler"
+)
+
+// RunServer runs a server until ctx ends or a part of it ends. ready is called once, when the API is served and its own
+// parts run; the node follows a moment later. Containers, and the containerd that holds them, outlive it.
+func RunServer(ctx context.Context, s Server, log *slog.Logger, ready func()) (err error) {
+	if err := s.Node.Check(); err != nil {
+		return err
+	}
+	unlock, err := lockDirectory(s.Node.DataDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	credentials, err := Prepare(s)
+	if err != nil {
+		return err
+	}
+	p := newParts(ctx, log)
+	defer func() {
+		if stopped := p.stop(); err == nil {
+			err = stopped
+		}
+	}()
+
+	// containerd and the unpacking of programs take as long as etcd and the API server: side by side.
+	runtime := make(chan nodeRuntime, 1)
+	if !s.NoNode {
+		go func() { runtime <- startRuntime(p.ctx, s.Node, log.With("part", "containerd")) }()
+	}
+	plane, err := startControlPlane(p.ctx, s, credentials, log)
+	if err != nil {
+		return err
+	}
+	defer func() { // the parts first, then what they stand on
+		stopped := p.stop()
+		plane.close()
+		if err == nil {
+			err = stopped
+		}
+	}()
+	if err := plane.serve(p); err != nil {
+		return err
+	}
+	if !s.Disable["controllers"] {
+		plane.runControllers(p)
+	}
+	if !s.Disable["scheduler"] {
+		p.run("scheduler", func(ctx context.Context) error {
+			return scheduler.Run(ctx, scheduler.Config{Client: plane.as(pki.UserScheduler), Trace: plane.collector, Log: log.With("part", "scheduler")})
+		})
+	}
+	p.run("certificate renewal", plane.renewCertificates)
+	if ready != nil {
+		ready()
+	}
+	if !s.NoNode {
+		if err := plane.runServerNode(p, <-runtime); err != nil {
+			return err
+		}
+	}
+	<-p.ctx.Done()
+	return nil
+}
+
+// renewCertificates keeps the server's own certificates from running out.
+func (c *controlPlane) renewCertificates(ctx context.Context) error {
+	for {
+		wait := max(time.Until(c.credentials.PKI.NextRenewal()), time.Minute)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+		if err := c.credentials.PKI.Renew(); err != nil {
+			c.log.Error("renew certificates", "error", err)
+		}
+	}
+}
+
+// lockDirectory keeps two processes from working on one directory. The lock goes with the process, however it ends.
+func lockDirectory(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make data directory: %w", err)
+	}
+	path := filepath.Join(dir, "lock")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		if errors.Is(err, fs.ErrPermission) {
+			return nil, fmt.Errorf("data directory %s cannot be written: run it as root, or choose another --data-dir", dir)
+		}
+		return nil, fmt.Errorf("lock data directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("another Wherry works in %s: stop it first, or choose another --data-dir", dir)
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return func() { f.Close() }, nil
+}
