@@ -87,9 +87,9 @@ func (k *kernel) load(c *Changes) error {
 			var elements []nftables.SetElement
 			switch set {
 			case s.podCIDRs:
-				elements = interval(ofFamily(k.podCIDRs, s.ipv6))
+				elements = nft.Interval(k.podCIDRs, s.ipv6)
 			case s.serviceCIDRs:
-				elements = interval(ofFamily(k.serviceCIDRs, s.ipv6))
+				elements = nft.Interval(k.serviceCIDRs, s.ipv6)
 			}
 			if err := k.conn.AddSet(set, elements); err != nil {
 				return fmt.Errorf("load service table: %w", err)
@@ -116,7 +116,7 @@ func (k *kernel) setPodCIDRs(ps []netip.Prefix, now bool) error {
 	}
 	for _, s := range []*sets{k.v4, k.v6} {
 		k.conn.FlushSet(s.podCIDRs)
-		if e := interval(ofFamily(ps, s.ipv6)); len(e) > 0 {
+		if e := nft.Interval(ps, s.ipv6); len(e) > 0 {
 			if err := k.conn.SetAddElements(s.podCIDRs, e); err != nil {
 				return fmt.Errorf("set pod CIDRs: %w", err)
 			}
@@ -211,16 +211,6 @@ func (s *sets) named(n Set) *nftables.Set {
 		return s.clusterIPs
 	}
 	return s.affinity
-}
-
-func ofFamily(ps []netip.Prefix, ipv6 bool) []netip.Prefix {
-	var out []netip.Prefix
-	for _, p := range ps {
-		if p.Addr().Is6() == ipv6 {
-			out = append(out, p)
-		}
-	}
-	return out
 }
 
 // Cleanup removes the proxy's table from this network namespace. None there is no error.

@@ -70,33 +70,6 @@ func (s *sets) all() []*nftables.Set {
 	return []*nftables.Set{s.services, s.endpoints, s.live, s.affinity, s.firewalled, s.allowed, s.hairpin, s.clusterIPs, s.podCIDRs, s.serviceCIDRs}
 }
 
-// interval are a set's elements for prefixes that do not overlap.
-func interval(ps []netip.Prefix) []nftables.SetElement {
-	var out []nftables.SetElement
-	for _, p := range ps {
-		out = append(out, nftables.SetElement{Key: p.Masked().Addr().AsSlice()})
-		// The end is the first address after the prefix; a prefix that reaches the last address needs none.
-		if end := lastAddr(p).Next(); end.IsValid() {
-			out = append(out, nftables.SetElement{Key: end.AsSlice(), IntervalEnd: true})
-		}
-	}
-	return out
-}
-
-func lastAddr(p netip.Prefix) netip.Addr {
-	b := p.Masked().Addr().AsSlice()
-	for i := range b {
-		switch left := p.Bits() - 8*i; {
-		case left <= 0:
-			b[i] = 0xff
-		case left < 8:
-			b[i] |= 0xff >> left
-		}
-	}
-	a, _ := netip.AddrFromSlice(b)
-	return a
-}
-
 // baseChain is one of the chains that the kernel enters, with the rules for each family.
 type baseChain struct {
 	name     string
@@ -248,7 +221,7 @@ func (id ID) encode() (key, end []byte) {
 		front()
 		end = append(end, key...)
 		addr(id.Source.Masked().Addr())
-		end = append(end, lastAddr(id.Source).AsSlice()...)
+		end = append(end, nft.LastAddr(id.Source).AsSlice()...)
 	case setHairpin:
 		addr(id.Addr)
 		addr(id.Addr)

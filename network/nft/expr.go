@@ -200,6 +200,7 @@ func Marked(bits uint32) Rule {
 const (
 	statusDNAT = 1 << 5
 	stateNew   = 1 << 3
+	invalid    = 1 << 0
 )
 
 // Translated goes on for connections whose destination was rewritten.
@@ -207,6 +208,9 @@ func Translated() Rule { return ctBits(expr.CtKeySTATUS, statusDNAT) }
 
 // New goes on for the first packet of a connection.
 func New() Rule { return ctBits(expr.CtKeySTATE, stateNew) }
+
+// Invalid goes on for packets that belong to no connection conntrack knows or could know.
+func Invalid() Rule { return ctBits(expr.CtKeySTATE, invalid) }
 
 func ctBits(key expr.CtKey, bits uint32) Rule {
 	return Rule{

@@ -3,6 +3,7 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/google/nftables"
@@ -50,4 +51,35 @@ func HasTable(c *nftables.Conn, name string) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// Interval are the elements of an interval set for the prefixes of one family, which must not overlap.
+func Interval(ps []netip.Prefix, ipv6 bool) []nftables.SetElement {
+	var out []nftables.SetElement
+	for _, p := range ps {
+		if p.Addr().Is6() != ipv6 {
+			continue
+		}
+		out = append(out, nftables.SetElement{Key: p.Masked().Addr().AsSlice()})
+		// The end is the first address after the prefix; a prefix that reaches the last address needs none.
+		if end := LastAddr(p).Next(); end.IsValid() {
+			out = append(out, nftables.SetElement{Key: end.AsSlice(), IntervalEnd: true})
+		}
+	}
+	return out
+}
+
+// LastAddr is the last address of a prefix.
+func LastAddr(p netip.Prefix) netip.Addr {
+	b := p.Masked().Addr().AsSlice()
+	for i := range b {
+		switch left := p.Bits() - 8*i; {
+		case left <= 0:
+			b[i] = 0xff
+		case left < 8:
+			b[i] |= 0xff >> left
+		}
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
 }
