@@ -88,12 +88,12 @@ func (f *faults) notFound(w *where, value any) {
 	f.list = append(f.list, field.NotFound(w.path(), value))
 }
 
-// notSupported says that value is none of supported, which is sorted.
+// notSupported says that value is none of supported.
 func notSupported[T ~string](f *faults, w *where, value T, supported []T) {
 	f.list = append(f.list, field.NotSupported(w.path(), value, supported))
 }
 
-// oneOf checks a required choice: empty is Required, anything but one of supported (sorted) is NotSupported.
+// oneOf checks a required choice: empty is Required, anything but one of supported (in upstream's order) is NotSupported.
 func oneOf[T ~string](f *faults, w *where, value T, supported []T) {
 	if value == "" {
 		f.required(w, "")

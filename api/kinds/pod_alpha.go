@@ -85,10 +85,10 @@ func alphaVolumeUsers(pod *corev1.Pod, drop bool) (set bool) {
 				switch s := &v.Projected.Sources[j]; {
 				case s.Secret != nil:
 					keys(s.Secret.Items)
-				case s.ConfigMap != nil:
-					keys(s.ConfigMap.Items)
 				case s.DownwardAPI != nil:
 					files(s.DownwardAPI.Items)
+				case s.ConfigMap != nil:
+					keys(s.ConfigMap.Items)
 				case s.ServiceAccountToken != nil:
 					found(&s.ServiceAccountToken.User, drop, &set)
 				case s.ClusterTrustBundle != nil:
@@ -150,7 +150,7 @@ func alphaGRPCMode(pod *corev1.Pod, drop bool) (set bool) {
 
 func alphaStopSignal(pod *corev1.Pod, drop bool) (set bool) {
 	eachContainer(&pod.Spec, func(c *corev1.Container) {
-		if c.Lifecycle == nil {
+		if c.Lifecycle == nil || c.Lifecycle.StopSignal == nil {
 			return
 		}
 		found(&c.Lifecycle.StopSignal, drop, &set)

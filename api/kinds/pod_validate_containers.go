@@ -46,7 +46,11 @@ func (c *podCheck) initContainers(w *where) {
 	for i := range list {
 		at, container := w.at(i), &list[i]
 		c.container(at, container)
-		c.restartRules(at, container.RestartPolicy, container.RestartPolicyRules)
+		if container.RestartPolicy != nil {
+			c.restartRules(at, container.RestartPolicy, container.RestartPolicyRules)
+		} else if len(container.RestartPolicyRules) > 0 {
+			c.required(at.field("restartPolicy"), "must specify restartPolicy when restart rules are used")
+		}
 		if names.has(container.Name) {
 			c.duplicate(at.field("name"), container.Name)
 		} else if container.Name != "" {
@@ -157,7 +161,7 @@ func (c *podCheck) container(w *where, container *corev1.Container) {
 		c.required(w.field("image"), "")
 	}
 	oneOf(&c.faults, w.field("terminationMessagePolicy"), container.TerminationMessagePolicy,
-		[]corev1.TerminationMessagePolicy{corev1.TerminationMessageFallbackToLogsOnError, corev1.TerminationMessageReadFile})
+		[]corev1.TerminationMessagePolicy{corev1.TerminationMessageReadFile, corev1.TerminationMessageFallbackToLogsOnError})
 	c.ports(w.field("ports"), container.Ports)
 	c.env(w.field("env"), container.Env)
 	c.envFrom(w.field("envFrom"), container.EnvFrom)

@@ -191,7 +191,9 @@ func (c *podCheck) claims(w *where, claims []corev1.ResourceClaim) {
 		at, claim := w.at(i), &claims[i]
 		if claim.Name == "" {
 			c.required(at, "")
-		} else if seen[claim.Name] {
+			continue
+		}
+		if seen[claim.Name] {
 			c.duplicate(at, claim.Name)
 		} else {
 			key := claim.Name

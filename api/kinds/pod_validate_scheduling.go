@@ -205,8 +205,6 @@ func (c *podCheck) spread(w *where, constraints []corev1.TopologySpreadConstrain
 		c.positive(at.field("maxSkew"), int64(t.MaxSkew))
 		if t.TopologyKey == "" {
 			c.required(at.field("topologyKey"), "can not be empty")
-		} else {
-			c.qualifiedName(at.field("topologyKey"), t.TopologyKey)
 		}
 		knownValue(&c.faults, at.field("whenUnsatisfiable"), t.WhenUnsatisfiable,
 			[]corev1.UnsatisfiableConstraintAction{corev1.DoNotSchedule, corev1.ScheduleAnyway})
