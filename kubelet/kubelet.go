@@ -40,7 +40,7 @@ type Config struct {
 	NodeName string
 	// Client is the node's identity (system:node:NAME). Its informers are used for Services only.
 	Client *client.Set
-	// HostIPs are the node's addresses, the primary first.
+	// HostIPs are the node's addresses, the primary first; empty: that of the default route.
 	HostIPs []string
 
 	// Root is the kubelet's directory, such as /var/lib/kubelet: absolute, without symbolic links.
@@ -72,6 +72,8 @@ type Config struct {
 	StaticPodDir string
 
 	Node NodeConfig
+	// Server answers logs, exec, attach, port-forward and statistics; nil: none.
+	Server *ServerConfig
 
 	Trace trace.Recorder
 	Log   *slog.Logger
@@ -108,6 +110,8 @@ type kubelet struct {
 
 	node        atomic.Pointer[v1.Node] // as the API server has it; nil while unknown
 	runtimeName atomic.Pointer[string]
+	nodeKnown   chan struct{} // closed when node is set for the first time
+	nodeChanged chan struct{} // capacity 1; has the node's status looked at again
 }
 
 func newKubelet(c *Config) (*kubelet, error) {
@@ -120,7 +124,7 @@ func newKubelet(c *Config) (*kubelet, error) {
 	if c.HostsFile == "" {
 		c.HostsFile = "/etc/hosts"
 	}
-	k := &kubelet{c: c, log: c.Log}
+	k := &kubelet{c: c, log: c.Log, nodeKnown: make(chan struct{}), nodeChanged: make(chan struct{}, 1)}
 	var err error
 	if err := os.MkdirAll(c.LogsDir, 0o755); err != nil {
 		return nil, fmt.Errorf("make directory of logs: %w", err)
@@ -182,11 +186,10 @@ func (k *kubelet) run(ctx context.Context) error {
 			}
 		})
 	}
-	if err := k.startNode(ctx, part); err != nil {
+	if err := k.startNode(part); err != nil {
 		return err
 	}
 	part("volumes", k.volumes.Run)
-	part("node", k.watchNode)
 	part("runtime", func(ctx context.Context) error {
 		k.watchRuntime(ctx)
 		return nil
@@ -195,6 +198,12 @@ func (k *kubelet) run(ctx context.Context) error {
 		// Variables of Services and the question whether a pod is behind one need them all.
 		if !cache.WaitForCacheSync(ctx.Done(), synced) {
 			return nil
+		}
+		// What pods are admitted against.
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-k.nodeKnown:
 		}
 		k.watchPods(ctx)
 		return nil
@@ -230,7 +239,7 @@ func (k *kubelet) workerConfig(services corelisters.ServiceLister, ev *events) p
 	}
 	return podworker.Config{
 		NodeName: c.NodeName, API: c.Client.Kubernetes, Node: k.node.Load,
-		HostIPs: func() []string { return c.HostIPs },
+		HostIPs: k.hostIPs,
 		Runtime: k.runtime, RuntimeName: k.nameOfRuntime, Handler: k.handler,
 		Images: k.images, Volumes: volumeAdapter{k.volumes}, Cgroups: k.cgroups, Ledger: k.ledger,
 		Prober:  &probes.Prober{Exec: k.runtime, UserAgent: userAgent, Warn: ev.probe},
@@ -242,4 +251,20 @@ func (k *kubelet) workerConfig(services corelisters.ServiceLister, ev *events) p
 		Security:     containers.SecurityDefaults{SeccompDefault: c.SeccompDefault, SeccompRoot: c.Root + "/seccomp"},
 		DrainTimeout: drain,
 	}
+}
+
+// hostIPs are the node's addresses: as configured, else as the node object has them.
+func (k *kubelet) hostIPs() []string {
+	if len(k.c.HostIPs) > 0 {
+		return k.c.HostIPs
+	}
+	var ips []string
+	if n := k.node.Load(); n != nil {
+		for _, a := range n.Status.Addresses {
+			if a.Type == v1.NodeInternalIP {
+				ips = append(ips, a.Address)
+			}
+		}
+	}
+	return ips
 }

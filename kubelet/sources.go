@@ -33,46 +33,6 @@ func (k *kubelet) watchPods(ctx context.Context) {
 	r.RunWithContext(ctx)
 }
 
-// nodeStore keeps the one node that watchNode is about.
-type nodeStore struct{ k *kubelet }
-
-func (s nodeStore) Add(obj any) error { return s.Update(obj) }
-func (s nodeStore) Update(obj any) error {
-	if n, ok := obj.(*v1.Node); ok {
-		s.k.node.Store(n)
-	}
-	return nil
-}
-func (s nodeStore) Delete(any) error { return nil } // its last form is still the best that is known
-func (s nodeStore) Replace(list []any, _ string) error {
-	for _, obj := range list {
-		if err := s.Update(obj); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-func (s nodeStore) Resync() error { return nil }
-
-// watchNode keeps the node as the API server has it: what pods are admitted against.
-func (k *kubelet) watchNode(ctx context.Context) error {
-	api := k.c.Client.Kubernetes
-	byName := fields.OneTermEqualSelector("metadata.name", k.c.NodeName).String()
-	nodes := api.CoreV1().Nodes()
-	lw := &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (apiruntime.Object, error) {
-			o.FieldSelector = byName
-			return nodes.List(ctx, o)
-		},
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			o.FieldSelector = byName
-			return nodes.Watch(ctx, o)
-		},
-	}
-	cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(lw, api), &v1.Node{}, nodeStore{k}, cache.ReflectorOptions{Name: "kubelet-node"}).RunWithContext(ctx)
-	return nil
-}
-
 // watchRuntime follows the container runtime. Its name is asked for first: container IDs in status begin with it.
 func (k *kubelet) watchRuntime(ctx context.Context) {
 	for ctx.Err() == nil {

@@ -74,6 +74,7 @@ func (m *Manager) launch(uid types.UID, prepare func(*worker)) *worker {
 	m.workers[uid] = w
 	m.wg.Go(func() {
 		w.run(m.ctx)
+		w.running.update(nil)
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		if w.phase != Gone {
@@ -228,6 +229,29 @@ func (m *Manager) Retry(uid types.UID) {
 			}
 		}
 	})
+}
+
+// RetrySandboxes has sandboxes that could not be made tried again at once: the network has become ready.
+func (m *Manager) RetrySandboxes() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, w := range m.workers {
+		w.box.post(func() { delete(w.retry, Key{RunSandbox, ""}) })
+	}
+}
+
+// Ended returns a channel that is closed when a container has ended; closed already if none of that ID runs.
+func (m *Manager) Ended(id string) <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, w := range m.workers {
+		if c := w.running.channel(id); c != nil {
+			return c
+		}
+	}
+	over := make(chan struct{})
+	close(over)
+	return over
 }
 
 // Poke has every worker look at its pod again, because something they all depend on has changed.

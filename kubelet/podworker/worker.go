@@ -83,7 +83,8 @@ type worker struct {
 	publishing publishing
 	spans      spans
 
-	view atomic.Pointer[Snapshot] // for those outside the loop; nil at first
+	view    atomic.Pointer[Snapshot] // for those outside the loop; nil at first
+	running liveness
 }
 
 func newWorker(c *Config, uid types.UID) *worker {
@@ -479,6 +480,42 @@ type Snapshot struct {
 func (w *worker) show() {
 	w.view.Store(&Snapshot{Pod: w.pod, Status: w.publishing.last, Phase: w.phase,
 		Sandboxes: slices.Clone(w.rt.Sandboxes), Runtime: slices.Clone(w.rt.Containers)})
+	w.running.update(w.rt.Containers)
+}
+
+// liveness lets others wait for the end of a container.
+type liveness struct {
+	mu  sync.Mutex
+	ids map[string]chan struct{} // guarded by mu; of running containers, closed when they have ended
+}
+
+func (l *liveness) update(list []runtime.Container) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id, c := range l.ids {
+		if !slices.ContainsFunc(list, func(x runtime.Container) bool { return x.ID == id && x.State == runtime.Running }) {
+			close(c)
+			delete(l.ids, id)
+		}
+	}
+	for i := range list {
+		if x := &list[i]; x.State == runtime.Running && l.ids[x.ID] == nil {
+			if l.ids == nil {
+				l.ids = map[string]chan struct{}{}
+			}
+			l.ids[x.ID] = make(chan struct{})
+		}
+	}
+}
+
+// channel is nil for a container that does not run.
+func (l *liveness) channel(id string) <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c, ok := l.ids[id]; ok {
+		return c
+	}
+	return nil
 }
 
 func itoa(n int) string { return strconv.Itoa(n) }
