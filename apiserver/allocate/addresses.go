@@ -160,7 +160,8 @@ func (a *addresses) release(ctx context.Context, ip string, svc *corev1.Service)
 	return err
 }
 
-var errOthers = errors.New("the address is another service's")
+// errOthers is an API error because those come through the store as they are.
+var errOthers error = apierrors.NewInternalError(errors.New("the address is another service's"))
 
 // releaseTimeout bounds giving back, which nobody waits for.
 const releaseTimeout = 10 * time.Second

@@ -47,6 +47,7 @@ var (
 
 // change applies f to the bitmap and stores the outcome. A dry run stores nothing.
 func (p *ports) change(ctx context.Context, dryRun bool, f func(bits *big.Int) error) error {
+	var refused error // f's, which the store would dress up
 	decide := func(current *store.Object) (runtime.Object, error) {
 		next := &corev1.RangeAllocation{ObjectMeta: metav1.ObjectMeta{Name: portsName, UID: uuid.NewUUID(), CreationTimestamp: metav1.Time{Time: time.Now().Truncate(time.Second)}}}
 		if current != nil {
@@ -56,8 +57,8 @@ func (p *ports) change(ctx context.Context, dryRun bool, f func(bits *big.Int) e
 		if next.Range != "" && next.Range != p.span() { // the range was configured otherwise before: start from what fits
 			bits = p.moved(bits, next.Range)
 		}
-		if err := f(bits); err != nil {
-			return nil, err
+		if refused = f(bits); refused != nil {
+			return nil, refused
 		}
 		next.Range, next.Data = p.span(), bits.Bytes()
 		return next, nil
@@ -74,6 +75,9 @@ func (p *ports) change(ctx context.Context, dryRun bool, f func(bits *big.Int) e
 		return err
 	}
 	_, err := p.store.Update(ctx, "", portsName, nil, true, decide)
+	if err != nil && refused != nil {
+		return refused
+	}
 	return err
 }
 

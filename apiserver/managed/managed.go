@@ -56,7 +56,7 @@ func (m *Manager) manager() (*managedfields.FieldManager, error) {
 	m.once.Do(func() {
 		gv := m.kind.GroupVersionKind.GroupVersion()
 		c := converter{m.kind}
-		m.full, m.err = managedfields.NewDefaultFieldManager(m.types.get(), c, c, scheme.Scheme, m.kind.GroupVersionKind, gv, m.subresource,
+		m.full, m.err = managedfields.NewDefaultFieldManager(m.types.get(), c, c, c, m.kind.GroupVersionKind, gv, m.subresource,
 			map[fieldpath.APIVersion]fieldpath.Filter{fieldpath.APIVersion(gv.String()): fieldpath.NewExcludeSetFilter(m.resetFields())})
 		if m.err != nil {
 			m.err = fmt.Errorf("prepare managed fields of %s: %w", m.kind.GroupVersionKind, m.err)
@@ -111,6 +111,16 @@ func (m *Manager) Apply(live runtime.Object, applied *unstructured.Unstructured,
 // converter moves between the versions that the merge meets. Only one is known here: managed fields recorded
 // through another version of the kind are reported as unknown, which the merge answers by leaving them out.
 type converter struct{ kind *kinds.Kind }
+
+// New implements runtime.ObjectCreater. What it makes knows its type, which the merge asks for.
+func (c converter) New(gvk schema.GroupVersionKind) (runtime.Object, error) {
+	if gvk != c.kind.GroupVersionKind {
+		return nil, runtime.NewNotRegisteredErrForKind("wherry", gvk)
+	}
+	obj := c.kind.New()
+	obj.GetObjectKind().SetGroupVersionKind(gvk)
+	return obj, nil
+}
 
 // Convert implements runtime.ObjectConvertor; nothing calls it.
 func (c converter) Convert(in, out, context any) error {

@@ -23,6 +23,9 @@ func Create(ctx context.Context, s *Served, r *Request) (Answer, error) {
 	if err := s.checkRequestNamespace(r.Info.Namespace); err != nil {
 		return Answer{}, err
 	}
+	if s.Store == nil && s.Answer == nil { // a kind whose answers nobody computes here
+		return Answer{}, apierrors.NewMethodNotSupported(s.resource(), "create")
+	}
 	var options metav1.CreateOptions
 	if q := r.Query(); len(q) > 0 {
 		if err := metav1.Convert_url_Values_To_v1_CreateOptions(&q, &options, nil); err != nil {

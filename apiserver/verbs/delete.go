@@ -192,8 +192,8 @@ func (s *Served) delete(ctx context.Context, r *Request, name string, options *m
 }
 
 var (
-	errGone    = errors.New("nothing has to happen before the object goes")
-	errChanged = errors.New("the object changed meanwhile")
+	errGone    error = apierrors.NewInternalError(errors.New("nothing has to happen before the object goes"))
+	errChanged error = apierrors.NewInternalError(errors.New("the object changed meanwhile"))
 )
 
 // remove takes the object out of the store if it still is the one that the decision was made about.

@@ -32,8 +32,9 @@ type change struct {
 	unconditional bool
 }
 
-// errFinalized says that an update removed the last finalizer of an object that was waiting for that.
-var errFinalized = errors.New("the last finalizer is gone")
+// errFinalized says that an update removed the last finalizer of an object that was waiting for that. Like the others
+// of its sort it is an API error, because those come through the store as they are.
+var errFinalized error = apierrors.NewInternalError(errors.New("the last finalizer is gone"))
 
 // maxAttempts bounds retries of patches whose base keeps changing, as upstream does.
 const maxAttempts = 5

@@ -13,8 +13,11 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer/cbor"
+	cbordirect "k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
 	"k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	kjson "sigs.k8s.io/json"
+	"sigs.k8s.io/yaml"
 
 	"wherry.dev/wherry/api/scheme"
 )
@@ -166,17 +169,34 @@ func printable(data []byte) bool {
 }
 
 // Options decodes the DeleteOptions that a DELETE carries as its body. Clients send them under v1, meta.k8s.io/v1 or
-// the group of the resource.
+// the group of the resource, so only the kind is looked at.
 func (dec *Decoder) Options(data []byte, f Format) (*metav1.DeleteOptions, error) {
 	o := &metav1.DeleteOptions{}
-	want := schema.GroupVersionKind{Group: metav1.GroupName, Version: "v1", Kind: "DeleteOptions"}
-	obj, gvk, err := dec.lax[f].Decode(data, &want, o)
+	var err error
+	switch f {
+	case Protobuf:
+		u := runtime.Unknown{}
+		if !bytes.HasPrefix(data, []byte("k8s\x00")) {
+			err = errors.New("provided data does not appear to be a protobuf message")
+		} else if err = u.Unmarshal(data[4:]); err == nil {
+			if err = o.Unmarshal(u.Raw); err == nil {
+				o.APIVersion, o.Kind = u.APIVersion, u.Kind
+			}
+		}
+	case CBOR:
+		err = cbordirect.Unmarshal(data, o)
+	case YAML:
+		if data, err = yaml.YAMLToJSON(data); err == nil {
+			err = kjson.UnmarshalCaseSensitivePreserveInts(data, o)
+		}
+	default:
+		err = kjson.UnmarshalCaseSensitivePreserveInts(data, o)
+	}
 	if err != nil {
-		return nil, decodeError(err, want.Kind, gvk, data)
+		return nil, decodeError(err, "DeleteOptions", nil, data)
 	}
-	got, ok := obj.(*metav1.DeleteOptions)
-	if !ok {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("decoded object cannot be converted to DeleteOptions: it is a %T", obj))
+	if o.Kind != "" && o.Kind != "DeleteOptions" {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("decoded object cannot be converted to DeleteOptions: it is a %s", o.Kind))
 	}
-	return got, nil
+	return o, nil
 }
