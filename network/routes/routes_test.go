@@ -142,7 +142,7 @@ func serve(t *testing.T, ns *netnstest.Namespace, addr string) {
 
 func ask(ns *netnstest.Namespace, addr string) (answer string) {
 	err := ns.Try(func() error {
-		c, err := net.DialTimeout("tcp", addr, 300*time.Millisecond)
+		c, err := net.DialTimeout("tcp", addr, 1500*time.Millisecond)
 		if err != nil {
 			return err
 		}
@@ -247,7 +247,7 @@ func TestThreeNodes(t *testing.T) {
 	want(pa, "10.244.2.2:80", "10.244.1.2")
 	want(pb, "10.244.1.2:80", "10.244.2.2")
 	want(pa, "198.51.100.2:81", "198.51.100.1") // the world sees the node
-	if got := ask(pa, "10.244.1.77:80"); !strings.Contains(got, "no route to host") {
+	if got := ask(pb, "10.244.1.77:80"); !strings.Contains(got, "no route to host") {
 		t.Errorf("an address that no pod has: %q", got)
 	}
 	if _, err := own.LinkByName("wherry.87"); err == nil {
