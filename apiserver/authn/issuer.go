@@ -123,9 +123,10 @@ func (i *Issuer) Issue(ctx context.Context, namespace, name string, request *aut
 	id := uuid.NewString()
 	token, err := jwt.Signed(i.signer).Claims(claims{
 		Claims: jwt.Claims{
-			Issuer: i.url, Subject: serviceaccount.MakeUsername(namespace, name), Audience: r.Spec.Audiences, ID: id,
+			Issuer: i.url, Subject: serviceaccount.MakeUsername(namespace, name), ID: id,
 			IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now), Expiry: jwt.NewNumericDate(now.Add(time.Duration(seconds) * time.Second)),
 		},
+		Audiences:  r.Spec.Audiences,
 		Kubernetes: &bound,
 	}).Serialize()
 	if err != nil {

@@ -114,9 +114,19 @@ type reference struct {
 // claims are the payload of a token, as upstream lays it out.
 type claims struct {
 	jwt.Claims
+	// Audiences stands for the embedded claims' Audience, which would be written as a string when it is one.
+	Audiences  audiences    `json:"aud,omitempty"`
 	Kubernetes *boundClaims `json:"kubernetes.io,omitempty"`
 	// The flat claims of tokens that live in Secrets.
 	legacyClaims
+}
+
+// audiences is a list also when it has one element, as upstream writes it; it reads both forms.
+type audiences []string
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (a *audiences) UnmarshalJSON(data []byte) error {
+	return (*jwt.Audience)(a).UnmarshalJSON(data)
 }
 
 type boundClaims struct {
@@ -177,10 +187,10 @@ func (s *ServiceAccounts) AuthenticateToken(ctx context.Context, token string) (
 
 // audiencesOf returns the token's audiences; tokens of Secrets have none of their own and are for the API server.
 func (s *ServiceAccounts) audiencesOf(v *verifiedToken) authenticator.Audiences {
-	if len(v.claims.Audience) == 0 {
+	if len(v.claims.Audiences) == 0 {
 		return s.audiences
 	}
-	return authenticator.Audiences(v.claims.Audience)
+	return authenticator.Audiences(v.claims.Audiences)
 }
 
 // verify checks form, issuer and signature. Nil without an error: not a token of ours.
