@@ -81,6 +81,10 @@ func (s *Server) serve(rw http.ResponseWriter, hr *http.Request, identity user.I
 			return
 		}
 		defer cancel()
+	} else {
+		var cancel context.CancelFunc
+		ctx, cancel = untilShutdown(ctx)
+		defer cancel()
 	}
 	o.started(long)
 
@@ -100,7 +104,7 @@ func (s *Server) serve(rw http.ResponseWriter, hr *http.Request, identity user.I
 	r.HTTP = hr.WithContext(ctx)
 
 	// Where does it go?
-	if !r.Info.IsResourceRequest {
+	if !r.Info.IsResourceRequest || s.known(r.Info) == nil && s.raw.mounted(hr.URL.Path) != nil {
 		s.raw.ServeHTTP(w, r.HTTP)
 		return
 	}

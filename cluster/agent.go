@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -26,7 +27,7 @@ func RunAgent(ctx context.Context, a Agent, log *slog.Logger, ready func()) (err
 	if err := a.Node.Check(); err != nil {
 		return err
 	}
-	unlock, err := lockDirectory(a.Node.DataDir)
+	unlock, err := a.Node.claim()
 	if err != nil {
 		return err
 	}
@@ -40,7 +41,15 @@ func RunAgent(ctx context.Context, a Agent, log *slog.Logger, ready func()) (err
 	runtime := make(chan nodeRuntime, 1)
 	go func() { runtime <- startRuntime(p.ctx, a.Node, log.With("part", "containerd")) }()
 
-	identity, err := a.join(p.ctx, log)
+	ca, err := a.serverCA(p.ctx, log)
+	if err != nil {
+		return err
+	}
+	clientCAs := x509.NewCertPool()
+	if !clientCAs.AppendCertsFromPEM(ca) {
+		return fmt.Errorf("the cluster's authority in %s is damaged: remove the file and join again with a token", a.Node.DataDir)
+	}
+	identity, err := a.join(p.ctx, ca, log)
 	if err != nil {
 		return err
 	}
@@ -66,7 +75,7 @@ func RunAgent(ctx context.Context, a Agent, log *slog.Logger, ready func()) (err
 	if ready != nil {
 		ready()
 	}
-	n := &nodeParts{node: a.Node, network: network, runtime: <-runtime, kubelet: set, shared: set, trace: recorder, log: log}
+	n := &nodeParts{node: a.Node, network: network, runtime: <-runtime, kubelet: set, shared: set, clientCAs: clientCAs, trace: recorder, log: log}
 	if err := n.run(p); err != nil {
 		return err
 	}
@@ -83,27 +92,31 @@ func withTimeout(c *http.Client) *http.Client {
 // serverWait is how long an agent waits for a server that is only starting.
 const serverWait = 2 * time.Minute
 
-// join gets the node its identity. The server is known by its CA, which is known by the pin, and kept from then on.
-func (a Agent) join(ctx context.Context, log *slog.Logger) (*node.Identity, error) {
-	caFile := filepath.Join(a.Node.DataDir, "server-ca.crt")
-	ca, err := os.ReadFile(caFile)
+// serverCA returns the authority of the cluster, which is known by the pin at first and kept from then on.
+func (a Agent) serverCA(ctx context.Context, log *slog.Logger) ([]byte, error) {
+	file := filepath.Join(a.Node.DataDir, "server-ca.crt")
+	ca, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) {
-		ca, err = a.discover(ctx, log)
-		if err == nil {
-			err = os.WriteFile(caFile+".new", ca, 0o644)
+		if ca, err = a.discover(ctx, log); err == nil {
+			err = os.WriteFile(file+".new", ca, 0o644)
 		}
 		if err == nil {
-			err = os.Rename(caFile+".new", caFile)
+			err = os.Rename(file+".new", file)
 		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("join %s: %w", a.Server, err)
 	}
+	return ca, nil
+}
+
+// join gets the node its identity.
+func (a Agent) join(ctx context.Context, ca []byte, log *slog.Logger) (*node.Identity, error) {
 	server := &rest.Config{Host: a.Server, TLSClientConfig: rest.TLSClientConfig{CAData: ca}}
-	bootstrap := rest.CopyConfig(server)
-	bootstrap.BearerToken = a.Token
-	if a.Token == "" {
-		bootstrap = nil // the kept certificate must do
+	var bootstrap *rest.Config // without a token the kept certificate must do
+	if a.Token != "" {
+		bootstrap = rest.CopyConfig(server)
+		bootstrap.BearerToken = a.Token
 	}
 	return node.Join(ctx, node.JoinConfig{Node: a.Node.Name, Bootstrap: bootstrap, Server: server, Dir: filepath.Join(a.Node.DataDir, "pki"), Log: log.With("part", "join")})
 }

@@ -134,7 +134,7 @@ func (c *controlPlane) storage(k *kinds.Kind) (store.Resource, error) {
 			return ""
 		}
 	}
-	return c.store.Resource(config)
+	return c.store.Resource(config), nil
 }
 
 func (c *controlPlane) buildAPIServer(ctx context.Context) error {
@@ -218,37 +218,37 @@ func (c *controlPlane) controller(name string) *client.Set {
 func (c *controlPlane) serve(p *parts) error {
 	p.run("API server", func(ctx context.Context) error { return c.api.Serve(ctx, c.listener) })
 	p.run("API server on loopback", func(ctx context.Context) error { return c.api.Serve(ctx, c.local) })
-	p.run("API server's own objects", c.api.Run)
+	ready := make(chan struct{})
+	p.run("API server's own objects", func(ctx context.Context) error { return c.api.Run(ctx, func() { close(ready) }) })
 	if c.exports != nil {
 		p.run("trace export", func(ctx context.Context) error { return trace.Export(ctx, c.exports, c.log) })
 	}
 	c.masters.Informers.Start(p.ctx.Done())
-	ready, cancel := context.WithTimeout(p.ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(p.ctx, startTimeout)
 	defer cancel()
-	if err := c.api.Ready(ready); err != nil {
-		return fmt.Errorf("API server: %w", err)
+	select {
+	case <-ready:
+	case <-ctx.Done():
+		return fmt.Errorf("the API server is not ready after %v: %w", startTimeout, context.Cause(ctx))
 	}
-	return c.seed(ready)
+	return c.seed(ctx)
 }
 
-// seed writes what every cluster has: the namespaces of the system, default roles, the first join token. What is there is left alone.
+// startTimeout bounds a start over a large store on a slow disk.
+const startTimeout = 2 * time.Minute
+
+// seed writes what every cluster has beside the API server's own objects: default roles, the first join token, and what nodes have to
+// know. What is there is left alone.
 func (c *controlPlane) seed(ctx context.Context) error {
-	var group sync.WaitGroup
-	names := []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease, "wherry-system"}
-	errs := make([]error, len(names)+4)
-	for i, name := range names {
-		group.Go(func() {
-			_, err := c.masters.Kubernetes.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
-			if err != nil && !apierrors.IsAlreadyExists(err) {
-				errs[i] = fmt.Errorf("make namespace %s: %w", name, err)
-			}
-		})
+	steps := []func(context.Context) error{
+		func(ctx context.Context) error { return policy.Reconcile(ctx, c.masters.Kubernetes, policy.Default()) },
+		c.seedToken, c.seedNetwork, c.seedClusterInfo,
 	}
-	group.Wait()
-	group.Go(func() { errs[len(names)] = policy.Reconcile(ctx, c.masters.Kubernetes, policy.Default()) })
-	group.Go(func() { errs[len(names)+1] = c.seedToken(ctx) })
-	group.Go(func() { errs[len(names)+2] = c.seedNetwork(ctx) })
-	group.Go(func() { errs[len(names)+3] = c.seedClusterInfo(ctx) })
+	errs := make([]error, len(steps))
+	var group sync.WaitGroup
+	for i, step := range steps {
+		group.Go(func() { errs[i] = step(ctx) })
+	}
 	group.Wait()
 	return errors.Join(errs...)
 }

@@ -2,11 +2,13 @@ package cluster
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"path/filepath"
 
+	"wherry.dev/wherry/api/version"
 	"wherry.dev/wherry/client"
 	"wherry.dev/wherry/dns"
 	"wherry.dev/wherry/embedded/containerd"
@@ -77,6 +79,9 @@ func importImage(ctx context.Context, address string, image images.Image) error 
 	return nil
 }
 
+// kubeletPort is where every kubelet's server listens (10250 is upstream's).
+const kubeletPort = 10250
+
 // nodeParts is what the parts of a node are given.
 type nodeParts struct {
 	node    Node
@@ -84,9 +89,11 @@ type nodeParts struct {
 	runtime nodeRuntime
 	// kubelet acts as the node, shared is what proxy, DNS and routes read through; on a server they share its informers.
 	kubelet, shared *client.Set
-	trace           trace.Recorder
-	log             *slog.Logger
-	disable         map[string]bool
+	// clientCAs vouch for whoever asks the kubelet's server, the API server first of all.
+	clientCAs *x509.CertPool
+	trace     trace.Recorder
+	log       *slog.Logger
+	disable   map[string]bool
 }
 
 // run starts the node's parts (C7 to C12, C14, D3 to D5) in p.
@@ -112,9 +119,13 @@ func (n *nodeParts) run(p *parts) error {
 			NodeName: n.node.Name, Client: n.kubelet, HostIPs: []string{n.node.IP.String()},
 			Root: n.node.KubeletDir(), LogsDir: filepath.Join(n.node.DataDir, "pod-logs"), CgroupRoot: n.node.CgroupRoot, RuntimeEndpoint: n.runtime.endpoint,
 			ClusterDNS: []string{n.network.ClusterDNS.String()}, ClusterDomain: n.network.ClusterDomain, ResolvConf: "/etc/resolv.conf",
-			DrainTimeout: &drain, StaticPodDir: "",
-			Node:  n.nodeConfig(p),
-			Trace: n.trace, Log: n.log.With("part", "kubelet"),
+			DrainTimeout: &drain,
+			Node: kubelet.NodeConfig{
+				Labels: n.node.Labels, Version: version.Kubernetes, MaxPods: int64(n.node.MaxPods), OnPodCIDRs: n.configureCNI,
+				Ready: func() { n.log.Info("node is Ready", "node", n.node.Name) },
+			},
+			Server: &kubelet.ServerConfig{ClientCAs: n.clientCAs, Address: netip.AddrPortFrom(n.node.IP, kubeletPort).String()},
+			Trace:  n.trace, Log: n.log.With("part", "kubelet"),
 		})
 	})
 	return nil
@@ -122,6 +133,15 @@ func (n *nodeParts) run(p *parts) error {
 
 // runNetwork starts what carries the pods' packets.
 func (n *nodeParts) runNetwork(p *parts) {
+	// These parts share informers, which are started here, once they are all known.
+	shared := n.shared.Informers
+	for _, informer := range []interface{ HasSynced() bool }{
+		shared.Core().V1().Services().Informer(), shared.Core().V1().Nodes().Informer(), shared.Core().V1().Namespaces().Informer(),
+		shared.Discovery().V1().EndpointSlices().Informer(),
+	} {
+		_ = informer // made by being asked for
+	}
+	shared.Start(p.ctx.Done())
 	tracker := ack.NewTracker()
 	acknowledging := false
 	if !n.disable["proxy"] {
@@ -139,13 +159,12 @@ func (n *nodeParts) runNetwork(p *parts) {
 	}
 	if acknowledging {
 		p.run("acknowledgement", func(ctx context.Context) error {
-			return tracker.Run(ctx, ack.Config{Client: n.shared, NodeName: n.node.Name, Log: n.log.With("part", "ack")})
+			return tracker.Run(ctx, ack.Config{Kubernetes: n.shared.Kubernetes, NodeName: n.node.Name, Log: n.log.With("part", "ack")})
 		})
 	}
 	p.run("routes", func(ctx context.Context) error {
-		return routes.Run(ctx, routes.Config{Client: n.shared, NodeName: n.node.Name, PodCIDR: n.network.PodCIDR, Log: n.log.With("part", "routes")})
+		return routes.Run(ctx, routes.Config{Client: n.shared, NodeName: n.node.Name, Log: n.log.With("part", "routes")})
 	})
-	n.shared.Informers.Start(p.ctx.Done())
 }
 
 // configureCNI is called when the node knows its range of pod addresses; the runtime's network is ready from then on.
@@ -163,9 +182,9 @@ func (n *nodeParts) configureCNI(cidrs []string) {
 func (c *controlPlane) runServerNode(p *parts, runtime nodeRuntime) error {
 	n := &nodeParts{
 		node: c.settings.Node, network: c.settings.Network, runtime: runtime,
-		kubelet: c.as("system:node:"+c.settings.Node.Name, "system:nodes"),
-		shared:  c.as("system:node:"+c.settings.Node.Name, "system:nodes"),
-		trace:   c.collector, log: c.log, disable: c.settings.Disable,
+		kubelet:   c.as("system:node:"+c.settings.Node.Name, "system:nodes"),
+		shared:    c.as("system:node:"+c.settings.Node.Name, "system:nodes"),
+		clientCAs: c.credentials.PKI.CAPool(), trace: c.collector, log: c.log, disable: c.settings.Disable,
 	}
 	return n.run(p)
 }

@@ -22,7 +22,7 @@ func RunServer(ctx context.Context, s Server, log *slog.Logger, ready func()) (e
 	if err := s.Node.Check(); err != nil {
 		return err
 	}
-	unlock, err := lockDirectory(s.Node.DataDir)
+	unlock, err := s.Node.claim()
 	if err != nil {
 		return err
 	}
@@ -93,11 +93,18 @@ func (c *controlPlane) renewCertificates(ctx context.Context) error {
 	}
 }
 
+// claim makes the node's directories and keeps other processes from them.
+func (n Node) claim() (release func(), err error) {
+	for dir, mode := range map[string]os.FileMode{n.DataDir: 0o700, filepath.Join(n.DataDir, "logs"): 0o700, n.RunDir: 0o755} {
+		if err := os.MkdirAll(dir, mode); err != nil {
+			return nil, fmt.Errorf("make the node's directories: %w", err)
+		}
+	}
+	return lockDirectory(n.DataDir)
+}
+
 // lockDirectory keeps two processes from working on one directory. The lock goes with the process, however it ends.
 func lockDirectory(dir string) (unlock func(), err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make data directory: %w", err)
-	}
 	path := filepath.Join(dir, "lock")
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

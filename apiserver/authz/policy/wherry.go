@@ -13,7 +13,7 @@ func wherryClusterRoles() []role {
 			on(read, core, "namespaces nodes services endpoints"),
 			on(read, "discovery.k8s.io", "endpointslices"),
 			on(read, "networking.k8s.io", "servicecidrs networkpolicies ingresses ingressclasses"),
-			at("post", "/wherry/traces /wherry/traces/*"),
+			on("create", "trace.wherry.dev", "spans"),
 		}},
 		// D3: reads the nodes' acknowledgements and puts the Drained condition on pods.
 		{name: "wherry:controller:drain-controller", rules: rules{
@@ -29,10 +29,15 @@ func wherryClusterRoles() []role {
 			on(read, core, "nodes"),
 			on("approve", "certificates.k8s.io", "signers", "kubernetes.io/kubelet-serving"),
 		}},
+		// Upstream's service-account, root-ca-cert-publisher and tokens controllers are one here.
+		{name: "wherry:controller:service-account-controller", rules: rules{
+			on("create update", core, "configmaps"),
+			on("get update patch delete", core, "secrets"),
+		}},
 		// kubeadm:get-nodes: a joining node looks whether its name is taken.
 		{name: "wherry:get-nodes", rules: rules{on("get", core, "nodes")}},
-		// Bind it to whoever may see the story of every pod.
-		{name: "wherry:trace-viewer", rules: rules{at("get", "/wherry/traces /wherry/traces/*")}},
+		// Who may view a namespace may read the story of its pods.
+		{name: "wherry:trace-viewer", partOf: "view", rules: rules{on("get", "trace.wherry.dev", "pods")}},
 	}
 }
 
@@ -43,6 +48,7 @@ func wherryClusterRoleBindings() []binding {
 		{name: "wherry:node", subjects: nodes},
 		{name: "wherry:controller:drain-controller", subjects: subjects{account("kube-system", "drain-controller")}},
 		{name: "wherry:controller:certificate-controller", subjects: subjects{account("kube-system", "certificate-controller")}},
+		{name: "wherry:controller:service-account-controller", subjects: subjects{account("kube-system", "service-account-controller")}},
 		{name: "wherry:get-nodes", subjects: joining},
 		{name: "wherry:kubelet-bootstrap", role: "system:node-bootstrapper", subjects: joining},
 		{name: "wherry:node-autoapprove-bootstrap", role: "system:certificates.k8s.io:certificatesigningrequests:nodeclient", subjects: joining},
