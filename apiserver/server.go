@@ -145,8 +145,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		tc.MinVersion = tls.VersionTLS12
 	}
 	tc.NextProtos = []string{"h2", "http/1.1"}
-	// Requests end when ctx does, watches first of all: Shutdown would wait for them.
-	base, stop := context.WithCancel(context.WithoutCancel(ctx))
+	// Watches and streams end with ctx; other requests may finish after it.
+	base, stop := context.WithCancel(context.WithValue(context.WithoutCancel(ctx), servingKey{}, ctx))
 	defer stop()
 	srv := &http.Server{Handler: s.Handler(), TLSConfig: tc, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: 1 << 20,
 		BaseContext: func(net.Listener) context.Context { return base },
@@ -161,13 +161,26 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	case <-ctx.Done():
 	}
 	s.raw.shuttingDown.Store(true)
-	grace := time.AfterFunc(shutdownTimeout/5, stop) // what has not finished by itself by then is a watch or a stream
-	defer grace.Stop()
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 	defer cancel()
 	if err := srv.Shutdown(limit); err != nil {
+		stop()
 		srv.Close()
 	}
 	<-done
 	return nil
+}
+
+// servingKey finds, in a request's context, the context for as long as which its server serves.
+type servingKey struct{}
+
+// untilShutdown returns a context that ends with ctx or when the server that took the request begins to go.
+func untilShutdown(ctx context.Context) (context.Context, context.CancelFunc) {
+	serving, ok := ctx.Value(servingKey{}).(context.Context)
+	if !ok {
+		return ctx, func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(serving, cancel)
+	return ctx, func() { stop(); cancel() }
 }
