@@ -342,7 +342,11 @@ func (d *decision) launch(c *v1.Container, x *runtime.Container, kind string, at
 	if w, ok := d.Failed[c.Name]; ok {
 		d.Waiting[c.Name] = w
 	}
-	create := Step{Do: Create, Container: c.Name, Attempt: attempt, Kind: kind, After: x}
+	create := Step{Do: Create, Container: c.Name, Attempt: attempt, Kind: kind}
+	if x != nil {
+		after := *x // the list it is in changes while the step is under way
+		create.After = &after
+	}
 	if d.Now.Before(d.Retry[create.Key()]) {
 		d.wake(d.Retry[create.Key()])
 		return false

@@ -7,6 +7,7 @@
 package runtime
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -188,6 +189,10 @@ type Update struct {
 
 // Sort puts newest things first, as the rest of the kubelet expects.
 func (p *Pod) Sort() {
-	slices.SortFunc(p.Sandboxes, func(a, b Sandbox) int { return b.CreatedAt.Compare(a.CreatedAt) })
-	slices.SortFunc(p.Containers, func(a, b Container) int { return b.CreatedAt.Compare(a.CreatedAt) })
+	slices.SortFunc(p.Sandboxes, func(a, b Sandbox) int {
+		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), b.Attempt-a.Attempt)
+	})
+	slices.SortFunc(p.Containers, func(a, b Container) int {
+		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), b.Attempt-a.Attempt)
+	})
 }
