@@ -12,8 +12,12 @@ import (
 	"os/exec"
 	"path/filepath"
 
-	_ "k8s.io/api/core/v1"                 // sources to read
-	_ "k8s.io/client-go/kubernetes/scheme" // used by dump
+	// Sources to read, and what dump imports: named here so that go.mod requires them.
+	_ "github.com/klauspost/compress/zstd"
+	_ "k8s.io/api/core/v1"
+	_ "k8s.io/client-go/kubernetes/scheme"
+	_ "k8s.io/kube-openapi/pkg/builder3/util"
+	_ "k8s.io/kube-openapi/pkg/handler"
 
 	"k8s.io/gengo/v2"
 	"k8s.io/gengo/v2/generator"
