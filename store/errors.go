@@ -7,6 +7,8 @@ import (
 	"net/http"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -25,15 +27,15 @@ const (
 
 // failed turns an error of etcd, or of waiting for it, into the API's.
 func failed(gr schema.GroupResource, verb string, err error) error {
-	var status apierrors.APIStatus
+	var known apierrors.APIStatus
 	switch {
-	case errors.As(err, &status):
+	case errors.As(err, &known):
 		return err
 	case errors.Is(err, context.Canceled):
 		return apierrors.NewTimeoutError(fmt.Sprintf("%s %s: %v", verb, gr, err), 0)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, rpctypes.ErrTimeout), errors.Is(err, rpctypes.ErrNoLeader),
 		errors.Is(err, rpctypes.ErrTimeoutDueToLeaderFail), errors.Is(err, rpctypes.ErrTimeoutDueToConnectionLost),
-		errors.Is(err, rpctypes.ErrLeaderChanged):
+		errors.Is(err, rpctypes.ErrLeaderChanged), status.Code(err) == codes.Unavailable, status.Code(err) == codes.DeadlineExceeded:
 		return apierrors.NewServerTimeout(gr, verb, 2)
 	case errors.Is(err, rpctypes.ErrTooManyRequests):
 		return apierrors.NewTooManyRequests("etcd has too many requests waiting, try again", 1)

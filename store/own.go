@@ -39,6 +39,10 @@ func (o *ownWrites) begin(w *ownWrite) {
 func (o *ownWrites) settle(w *ownWrite, revision int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if w.object != nil && w.revision != 0 && w.revision != revision {
+		// The feed took the object for an equal one of another writer; ours is a later one with the same bytes.
+		w.object, w.revision = departed(w.object, revision), revision
+	}
 	w.at(revision)
 	if revision <= o.passed {
 		o.remove(w)

@@ -175,7 +175,9 @@ func (r *resource) reach(ctx context.Context, revision int64) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, freshTimeout, tooLarge(revision, r.cache.Revision()))
 	defer cancel()
-	r.askProgress()
+	if revision > r.written.Load() { // else the change itself is under way
+		r.askProgress()
+	}
 	return r.cache.Wait(ctx, revision)
 }
 
@@ -285,18 +287,26 @@ func (r *resource) write(ctx context.Context, w *ownWrite, at int64) (done bool,
 	}
 	if !resp.Succeeded {
 		r.own.abandon(w)
+		at = resp.Header.Revision
 		if kvs := resp.Responses[0].GetResponseRange().Kvs; len(kvs) == 1 {
-			met = kvs[0]
+			met, at = kvs[0], kvs[0].ModRevision
 		}
-		return false, met, nil
+		if r.s.c.SoleWriter {
+			// etcd told of a write that may not have been acknowledged yet. Whoever acts on that, and then reads, or
+			// tells another to, must not be shown less: here reads do not ask etcd.
+			err = r.reach(ctx, at)
+		}
+		return false, met, err
 	}
+	// In this order: whoever finds the write by name must find it in lists too, from then on.
 	revision := resp.Header.Revision
-	r.own.settle(w, revision)
 	for {
 		if old := r.written.Load(); old >= revision || r.written.CompareAndSwap(old, revision) {
-			return true, nil, nil
+			break
 		}
 	}
+	r.own.settle(w, revision)
+	return true, nil, nil
 }
 
 // object is what a refused write met, as an object.
