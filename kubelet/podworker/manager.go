@@ -9,6 +9,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"wherry.dev/wherry/kubelet/images"
 	"wherry.dev/wherry/kubelet/runtime"
 	"wherry.dev/wherry/kubelet/status"
 )
@@ -159,6 +160,17 @@ func (m *Manager) RuntimeRelisted(at time.Time, pods map[string]runtime.Pod) {
 		p := pods[string(uid)]
 		w.box.post(func() {
 			w.merge(runtime.Update{Sandboxes: p.Sandboxes, Containers: p.Containers, Complete: true, At: at})
+			// The runtime is back: what failed because it was away need not wait its time out.
+			for k := range w.retry {
+				if k.Do != statusVerb && k.Do != forgetVerb {
+					delete(w.retry, k)
+				}
+			}
+			for name, i := range w.images {
+				if i.Waiting != nil && i.Waiting.Reason == images.ErrImageInspect {
+					delete(w.images, name)
+				}
+			}
 		})
 	}
 	for uid, p := range pods {
