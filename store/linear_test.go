@@ -3,15 +3,19 @@ package store_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/anishathalye/porcupine"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 
+	"wherry.dev/wherry/embedded/etcd"
 	"wherry.dev/wherry/store"
 )
 
@@ -67,15 +71,40 @@ var register = porcupine.Model{
 }
 
 // Reads and writes of several clients at once are linearizable: in a process alone on its etcd, whose reads ask etcd
-// nothing, and in two processes that share one.
+// nothing, and in two that share one, in process or over gRPC.
 func TestLinearizable(t *testing.T) {
-	for name, stores := range map[string]int{"sole writer": 1, "two servers": 2} {
-		t.Run(name, func(t *testing.T) {
+	for name, connect := range map[string]func(*testing.T) (clients []*clientv3.Client, sole bool){
+		"sole writer": func(t *testing.T) ([]*clientv3.Client, bool) { return []*clientv3.Client{startEtcd(t)}, true },
+		"two servers": func(t *testing.T) ([]*clientv3.Client, bool) {
 			c := startEtcd(t)
-			var rs []store.Resource
-			for range stores {
-				rs = append(rs, open(t, store.Config{Client: c, SoleWriter: stores == 1}).Resource(podConfig))
+			return []*clientv3.Client{c, c}, false
+		},
+		"two servers over a socket": func(t *testing.T) ([]*clientv3.Client, bool) {
+			socket := filepath.Join(t.TempDir(), "s")
+			e, err := etcd.Start(t.Context(), etcd.Config{Dir: t.TempDir(), Listen: socket, Log: quiet()})
+			if err != nil {
+				t.Fatal(err)
 			}
+			t.Cleanup(func() { e.Close() })
+			var cs []*clientv3.Client
+			for range 2 {
+				c, err := clientv3.New(clientv3.Config{Endpoints: []string{"unix://" + socket}, DialTimeout: 5 * time.Second, Logger: zap.NewNop()})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { c.Close() })
+				cs = append(cs, c)
+			}
+			return cs, false
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cs, sole := connect(t)
+			var rs []store.Resource
+			for _, c := range cs {
+				rs = append(rs, open(t, store.Config{Client: c, SoleWriter: sole}).Resource(podConfig))
+			}
+			stores := len(rs)
 			const clients, each, keys = 6, 120, 3
 			var mu sync.Mutex
 			var history []porcupine.Operation
