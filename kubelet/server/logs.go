@@ -52,12 +52,6 @@ func (s *server) containerLogs(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	out := &firstByte{w: w, flush: http.NewResponseController(w).Flush, flushEach: o.Follow}
-	if o.Follow {
-		// kubectl wants to see that the request was accepted, also when the container is silent.
-		w.WriteHeader(http.StatusOK)
-		_ = out.flush()
-		out.written = true
-	}
 	err = logs.Read(r.Context(), path, o, out)
 	switch {
 	case err == nil || r.Context().Err() != nil:
@@ -86,11 +80,13 @@ func (f *firstByte) Write(b []byte) (int, error) {
 	return f.w.Write(b)
 }
 
-// Flush is called by the log reader before it waits.
+// Flush is called by the log reader before it waits for more. The first time it also tells a client whose container is
+// silent that the request was accepted.
 func (f *firstByte) Flush() error {
 	if !f.flushEach {
 		return nil
 	}
+	f.written = true
 	return f.flush()
 }
 
