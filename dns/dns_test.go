@@ -291,7 +291,7 @@ func TestServer(t *testing.T) {
 	ready, done := make(chan struct{}), make(chan error, 1)
 	var r reached
 	go func() {
-		done <- Run(ctx, Config{Client: set, Addresses: at, Upstreams: []string{pc.LocalAddr().String()}, Progress: &r, Ready: func() { close(ready) }})
+		done <- Run(ctx, Config{Client: set, ClusterDNS: at, Upstreams: []string{pc.LocalAddr().String()}, Progress: &r, Ready: func() { close(ready) }})
 	}()
 	defer func() {
 		cancel()
@@ -397,7 +397,7 @@ func TestCorefile(t *testing.T) {
 	dir := t.TempDir()
 	resolv := dir + "/resolv.conf"
 	os.WriteFile(resolv, []byte("nameserver 10.96.0.10\nnameserver 192.0.2.53\nnameserver 2001:db8::53\n"), 0o600)
-	c := Config{Addresses: []netip.Addr{netip.MustParseAddr("10.96.0.10")}, ResolvConf: resolv}
+	c := Config{ClusterDNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")}, ResolvConf: resolv}
 	c.setDefaults()
 	got, err := c.corefile()
 	if err != nil || !strings.Contains(got, "forward . 192.0.2.53:53 [2001:db8::53]:53 {") || !strings.Contains(got, "bind 10.96.0.10\n") {

@@ -29,16 +29,16 @@ import (
 type Config struct {
 	// Client reads Services and EndpointSlices, through its shared informers. Run does not start the factory. Required.
 	Client *client.Set
-	// Addresses are the cluster's DNS addresses, at most one for each family (kubelet's clusterDNS). Required.
-	Addresses []netip.Addr
-	// Domain is the cluster's; default "cluster.local".
-	Domain string
+	// ClusterDNS are the addresses that pods ask, at most one for each family (kubelet's setting of that name). Required.
+	ClusterDNS []netip.Addr
+	// ClusterDomain is what the cluster's names end in; default "cluster.local".
+	ClusterDomain string
 	// Upstreams answer for all other names ("address" or "address:port"); nil takes those of the machine's resolv.conf, and
 	// an empty list none.
 	Upstreams []string
 	// ResolvConf is where nil Upstreams are read; default /etc/resolv.conf, or systemd-resolved's own where that names only the local stub.
 	ResolvConf string
-	// Corefile replaces the built-in one; it must bind Addresses itself.
+	// Corefile replaces the built-in one; it must bind ClusterDNS itself.
 	Corefile string
 	// Table is the nftables table (family inet) that keeps queries out of conntrack; default DefaultTable.
 	Table string
@@ -61,10 +61,10 @@ const DefaultTable = "wherry-dns"
 const port = 53
 
 func (c *Config) setDefaults() {
-	if c.Domain == "" {
-		c.Domain = "cluster.local"
+	if c.ClusterDomain == "" {
+		c.ClusterDomain = "cluster.local"
 	}
-	c.Domain = strings.TrimSuffix(c.Domain, ".")
+	c.ClusterDomain = strings.TrimSuffix(c.ClusterDomain, ".")
 	if c.Table == "" {
 		c.Table = DefaultTable
 	}
@@ -77,7 +77,7 @@ func (c *Config) setDefaults() {
 // Cleanup removes them.
 func Run(ctx context.Context, c Config) error {
 	c.setDefaults()
-	if len(c.Addresses) == 0 {
+	if len(c.ClusterDNS) == 0 {
 		return errors.New("run DNS: no address to answer at")
 	}
 	services := c.Client.Informers.Core().V1().Services().Informer()
@@ -88,10 +88,10 @@ func Run(ctx context.Context, c Config) error {
 	if !cache.WaitForCacheSync(ctx.Done(), services.HasSynced, slices.HasSynced) {
 		return fmt.Errorf("wait for services and endpoints: %w", ctx.Err())
 	}
-	if err := listenLocally(c.Addresses); err != nil {
+	if err := listenLocally(c.ClusterDNS); err != nil {
 		return err
 	}
-	if err := untrack(c.Table, c.Addresses); err != nil {
+	if err := untrack(c.Table, c.ClusterDNS); err != nil {
 		return err
 	}
 	corefile := c.Corefile
@@ -101,7 +101,7 @@ func Run(ctx context.Context, c Config) error {
 			return err
 		}
 	}
-	server, err := coredns.Start(corefile, &names{services: services.GetIndexer(), slices: slices.GetIndexer(), self: c.Addresses})
+	server, err := coredns.Start(corefile, &names{services: services.GetIndexer(), slices: slices.GetIndexer(), self: c.ClusterDNS})
 	if err != nil {
 		return err
 	}
@@ -181,13 +181,13 @@ var builtIn = template.Must(template.New("Corefile").Parse(`.:{{.Port}} {
 func (c *Config) corefile() (string, error) {
 	upstreams := c.Upstreams
 	if upstreams == nil {
-		upstreams = machineResolvers(c.ResolvConf, c.Addresses)
+		upstreams = machineResolvers(c.ResolvConf, c.ClusterDNS)
 		if len(upstreams) == 0 {
 			c.Log.Info("the machine names no DNS server; only the cluster's own names are answered")
 		}
 	}
 	var b strings.Builder
-	err := builtIn.Execute(&b, map[string]any{"Port": port, "Addresses": c.Addresses, "Domain": c.Domain, "Upstreams": upstreams})
+	err := builtIn.Execute(&b, map[string]any{"Port": port, "Addresses": c.ClusterDNS, "Domain": c.ClusterDomain, "Upstreams": upstreams})
 	if err != nil {
 		return "", fmt.Errorf("write Corefile: %w", err)
 	}

@@ -211,7 +211,7 @@ func TestNode(t *testing.T) {
 		return proxy.Run(ctx, proxy.Config{Client: set, NodeName: "n1", ServiceCIDRs: []netip.Prefix{serviceCIDR}, Progress: proxyParty, Ready: r})
 	})
 	run("dns", func(r func()) error {
-		return wherrydns.Run(ctx, wherrydns.Config{Client: set, Addresses: []netip.Addr{dnsIP}, Upstreams: []string{}, Progress: dnsParty, Ready: r})
+		return wherrydns.Run(ctx, wherrydns.Config{Client: set, ClusterDNS: []netip.Addr{dnsIP}, Upstreams: []string{}, Progress: dnsParty, Ready: r})
 	})
 	parts.Go(func() { tracker.Run(ctx, ack.Config{Kubernetes: api, NodeName: "n1"}) })
 

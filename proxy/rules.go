@@ -61,6 +61,13 @@ func newSets(t *nftables.Table, ipv6 bool) *sets {
 		serviceCIDRs: set("service-cidrs", addr),
 	}
 	s.affinity.Dynamic, s.affinity.HasTimeout, s.affinity.Size = true, true, affinityEntries
+	for i, set := range s.all() {
+		// Any number will do within one transaction; the library's own counter is shared by all connections without a lock.
+		set.ID = uint32(1 + i)
+		if ipv6 {
+			set.ID += 100
+		}
+	}
 	s.allowed.Interval = true
 	s.podCIDRs.Interval, s.serviceCIDRs.Interval = true, true
 	return s

@@ -229,8 +229,13 @@ func (k *kernel) mask(p Plan) error {
 		if ipv6 {
 			suffix = "6"
 		}
-		pods := &nftables.Set{Table: t, Name: "pods" + suffix, KeyType: nft.AddrType(ipv6), Interval: true}
-		inside := &nftables.Set{Table: t, Name: "inside" + suffix, KeyType: nft.AddrType(ipv6), Interval: true}
+		// Numbers of our own: the library's counter is shared by all connections without a lock.
+		id := uint32(1)
+		if ipv6 {
+			id = 3
+		}
+		pods := &nftables.Set{Table: t, ID: id, Name: "pods" + suffix, KeyType: nft.AddrType(ipv6), Interval: true}
+		inside := &nftables.Set{Table: t, ID: id + 1, Name: "inside" + suffix, KeyType: nft.AddrType(ipv6), Interval: true}
 		for set, ps := range map[*nftables.Set][]netip.Prefix{pods: p.Own, inside: p.Inside} {
 			if err := c.AddSet(set, nil); err != nil {
 				return fmt.Errorf("mask pod addresses: %w", err)
