@@ -1,6 +1,8 @@
 package kinds
 
 import (
+	"strings"
+
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -15,8 +17,6 @@ type where struct {
 	name  string
 	index int
 	kind  stepKind
-
-	finished *field.Path // of whereOf's root; the others are empty then
 }
 
 type stepKind uint8
@@ -36,24 +36,23 @@ func (w *where) path() *field.Path {
 	if w == nil {
 		return nil
 	}
-	if w.finished != nil {
-		return w.finished
-	}
 	up := w.up.path()
-	switch w.kind {
-	case stepIndex:
+	if w.kind == stepIndex {
 		return up.Index(w.index)
-	case stepKey:
-		return up.Key(w.name)
 	}
-	if up == nil {
-		return field.NewPath(w.name)
+	// The clone keeps the compiler from thinking that the path holds on to the step, and so to all steps up to the root.
+	switch name := strings.Clone(w.name); {
+	case w.kind == stepKey:
+		return up.Key(name)
+	case up == nil:
+		return field.NewPath(name)
+	default:
+		return up.Child(name)
 	}
-	return up.Child(w.name)
 }
 
 // whereOf is the place that a finished path names.
-func whereOf(path *field.Path) *where { return &where{finished: path} }
+func whereOf(path *field.Path) *where { return &where{name: path.String()} }
 
 // faults gathers what is wrong with an object, one error for each wrong field, in the order of the checks.
 type faults struct {

@@ -44,11 +44,6 @@ func defaultPod(obj runtime.Object) {
 	}
 }
 
-// DefaultPodTemplate fills in what a pod template leaves out, in place. Workload kinds call it.
-func DefaultPodTemplate(t *corev1.PodTemplateSpec) {
-	defaultPodSpec(&t.Spec)
-}
-
 // requestsFromLimits requests what is limited but not requested.
 func requestsFromLimits(r *corev1.ResourceRequirements) {
 	if r.Limits == nil {

@@ -67,24 +67,6 @@ func (c *podCheck) pod(pod *corev1.Pod) {
 	}
 }
 
-// ValidatePodTemplate checks a pod template at path; old is the template that it replaces, nil on create. Workload kinds call it.
-func ValidatePodTemplate(t, old *corev1.PodTemplateSpec, path *field.Path) field.ErrorList {
-	w := whereOf(path)
-	c := podCheck{spec: &t.Spec}
-	if old != nil {
-		c.allow = allowancesFor(&old.Spec)
-	}
-	c.add(metavalidation.ValidateLabels(t.Labels, w.field("labels").path()))
-	c.annotations(w.field("annotations"), t.Annotations)
-	c.podAnnotations(w.field("annotations"), t.Annotations)
-	c.podSpec(w.field("spec"), nil)
-	c.annotatedProfiles(w.field("spec"), t.Annotations)
-	if len(t.Spec.EphemeralContainers) > 0 {
-		c.forbidden(w.field("spec").field("ephemeralContainers"), "ephemeral containers not allowed in pod template")
-	}
-	return c.list
-}
-
 // podSpec checks a specification; meta is nil when it is a template's.
 func (c *podCheck) podSpec(w *where, meta *metav1.ObjectMeta) {
 	s := c.spec

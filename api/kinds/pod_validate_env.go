@@ -243,7 +243,8 @@ func (c *podCheck) resourceSelector(w *where, s *corev1.ResourceFieldSelector, f
 	switch {
 	case s.Resource != "limits."+name && s.Resource != "requests."+name:
 	case name == "cpu":
-		if d := s.Divisor.String(); d != "1" && d != "1m" {
+		divisor := s.Divisor // String keeps what it makes, and this object is not ours
+		if d := divisor.String(); d != "1" && d != "1m" {
 			c.invalid(w.field("divisor"), s.Resource, "only divisor's values 1m and 1 are supported with the cpu resource")
 		}
 	case name == "memory" && !isSizeUnit(s.Divisor):

@@ -6,10 +6,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 	netutils "k8s.io/utils/net"
 )
 
@@ -26,31 +24,6 @@ func podWarnings(_ context.Context, obj, old runtime.Object) []string {
 			validation.IsDNS1123Label(pod.Name)))
 	}
 	a.pod(&specRoot, &pod.Spec, &metadataRoot, pod.Annotations)
-	return a.list
-}
-
-// PodTemplateWarnings warns of the like in a pod template at path. Workload kinds call it.
-func PodTemplateWarnings(t *corev1.PodTemplateSpec, path *field.Path) []string {
-	w := whereOf(path)
-	var a advice
-	a.pod(w.field("spec"), &t.Spec, w.field("metadata"), t.Annotations)
-	if len(t.Annotations) == 0 {
-		return a.list
-	}
-	var ofPod *corev1.AppArmorProfile
-	if s := t.Spec.SecurityContext; s != nil {
-		ofPod = s.AppArmorProfile
-	}
-	eachContainer(&t.Spec, func(c *corev1.Container) {
-		key := corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix + c.Name
-		annotation, ok := t.Annotations[key]
-		if !ok || c.SecurityContext != nil && c.SecurityContext.AppArmorProfile != nil {
-			return
-		}
-		if ofPod == nil || !equality.Semantic.DeepEqual(ofPod, appArmorFromAnnotation(annotation)) {
-			a.say(w.field("metadata").field("annotations").key(key), `deprecated since v1.30; use the "appArmorProfile" field instead`)
-		}
-	})
 	return a.list
 }
 
