@@ -78,12 +78,11 @@ func (k *controller) syncTaints(ctx context.Context, node *corev1.Node) error {
 		}
 		taints = append(taints, t)
 	}
-	// The list is replaced as a whole; the resourceVersion keeps a taint that somebody else adds at this moment.
-	list := make([]any, 0, len(taints)+1)
-	for _, t := range taints {
-		list = append(list, t)
+	if taints == nil {
+		taints = []corev1.Taint{} // an absent list would change nothing
 	}
-	if err := k.patchNode(ctx, node, map[string]any{"spec": map[string]any{"taints": append([]any{map[string]string{"$patch": "replace"}}, list...)}}); err != nil {
+	// The list is atomic: it is replaced as a whole. The resourceVersion keeps a taint that somebody else adds at this moment.
+	if err := k.patchNode(ctx, node, map[string]any{"spec": map[string]any{"taints": taints}}); err != nil {
 		return fmt.Errorf("taint node %s: %w", node.Name, err)
 	}
 	return nil
