@@ -68,6 +68,7 @@ func (d *directory) ensure() (*Pairs, error) {
 			return nil, err
 		}
 	}
+	pairs.caPool, pairs.frontProxyPool = poolOf(pairs.CA), poolOf(pairs.FrontProxyCA)
 	return &pairs, nil
 }
 

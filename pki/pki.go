@@ -115,6 +115,8 @@ type Pairs struct {
 
 	// ServiceAccountKey signs service-account tokens.
 	ServiceAccountKey *ecdsa.PrivateKey
+
+	caPool, frontProxyPool *x509.CertPool
 }
 
 // Pair is a certificate and its key. Immutable.
@@ -188,10 +190,15 @@ func (p *PKI) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return &cert, nil
 }
 
-// CAPool returns a pool that holds the cluster's authority.
-func (p *PKI) CAPool() *x509.CertPool {
+// CAPool returns a pool that holds the cluster's authority: the same pool until the keys are renewed. It is shared and immutable.
+func (p *PKI) CAPool() *x509.CertPool { return p.Pairs().caPool }
+
+// FrontProxyCAPool is CAPool for the authority of authenticating front proxies.
+func (p *PKI) FrontProxyCAPool() *x509.CertPool { return p.Pairs().frontProxyPool }
+
+func poolOf(pair *Pair) *x509.CertPool {
 	pool := x509.NewCertPool()
-	pool.AddCert(p.Pairs().CA.Certificate)
+	pool.AddCert(pair.Certificate)
 	return pool
 }
 

@@ -39,8 +39,12 @@ func (c *certificates) authenticate(peer []*x509.Certificate) (*authenticator.Re
 	if roots == nil {
 		return nil, false, nil
 	}
-	if old := c.pool.Load(); old != roots && c.pool.CompareAndSwap(old, roots) {
-		c.cache.clear()
+	if old := c.pool.Load(); old != roots {
+		if old != nil && old.Equal(roots) {
+			roots = old // the same authorities in another pool: what was verified stays verified
+		} else if c.pool.CompareAndSwap(old, roots) {
+			c.cache.clear()
+		}
 	}
 	now := c.now()
 	key := chainDigest(peer)
