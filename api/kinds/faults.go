@@ -54,42 +54,51 @@ func (w *where) path() *field.Path {
 // whereOf is the place that a finished path names.
 func whereOf(path *field.Path) *where { return &where{name: path.String()} }
 
-// faults gathers what is wrong with an object, one error for each wrong field, in the order of the checks.
+// faults gathers what is wrong with an object, one error for each wrong field, in the order of the checks. Past mostFaults
+// nobody reads on: the rest is not kept, so that an answer stays smaller than a hostile request.
 type faults struct {
 	list field.ErrorList
 }
 
+const mostFaults = 1000
+
+func (f *faults) keep(err *field.Error) {
+	if len(f.list) < mostFaults {
+		f.list = append(f.list, err)
+	}
+}
+
 func (f *faults) required(w *where, detail string) {
-	f.list = append(f.list, field.Required(w.path(), detail))
+	f.keep(field.Required(w.path(), detail))
 }
 
 func (f *faults) invalid(w *where, value any, detail string) {
-	f.list = append(f.list, field.Invalid(w.path(), value, detail))
+	f.keep(field.Invalid(w.path(), value, detail))
 }
 
 func (f *faults) forbidden(w *where, detail string) {
-	f.list = append(f.list, field.Forbidden(w.path(), detail))
+	f.keep(field.Forbidden(w.path(), detail))
 }
 
 func (f *faults) duplicate(w *where, value any) {
-	f.list = append(f.list, field.Duplicate(w.path(), value))
+	f.keep(field.Duplicate(w.path(), value))
 }
 
 func (f *faults) tooLong(w *where, value string, limit int) {
-	f.list = append(f.list, field.TooLong(w.path(), value, limit))
+	f.keep(field.TooLong(w.path(), value, limit))
 }
 
 func (f *faults) internal(w *where, err error) {
-	f.list = append(f.list, field.InternalError(w.path(), err))
+	f.keep(field.InternalError(w.path(), err))
 }
 
 func (f *faults) notFound(w *where, value any) {
-	f.list = append(f.list, field.NotFound(w.path(), value))
+	f.keep(field.NotFound(w.path(), value))
 }
 
 // notSupported says that value is none of supported.
 func notSupported[T ~string](f *faults, w *where, value T, supported []T) {
-	f.list = append(f.list, field.NotSupported(w.path(), value, supported))
+	f.keep(field.NotSupported(w.path(), value, supported))
 }
 
 // oneOf checks a required choice: empty is Required, anything but one of supported (in upstream's order) is NotSupported.
@@ -135,7 +144,9 @@ func (f *faults) annotations(w *where, annotations map[string]string) {
 
 // add takes over errors that were found elsewhere.
 func (f *faults) add(errs field.ErrorList) {
-	f.list = append(f.list, errs...)
+	for _, err := range errs {
+		f.keep(err)
+	}
 }
 
 func (f *faults) notNegative(w *where, value int64) {
@@ -168,12 +179,12 @@ func (f *faults) qualifiedName(w *where, value string) {
 // port checks a port number, 1 to 65535.
 func (f *faults) port(w *where, port int32) {
 	if port < 1 || port > 65535 {
-		f.each2(w, port, validation.IsValidPortNum(int(port)))
+		f.eachNumber(w, port, validation.IsValidPortNum(int(port)))
 	}
 }
 
-// each2 is each for numbers.
-func (f *faults) each2(w *where, value any, sentences []string) {
+// eachNumber is each for values that are no strings.
+func (f *faults) eachNumber(w *where, value any, sentences []string) {
 	for _, s := range sentences {
 		f.invalid(w, value, s)
 	}

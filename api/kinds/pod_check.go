@@ -10,6 +10,7 @@ type podCheck struct {
 	faults
 	spec    *corev1.PodSpec
 	volumes volumeSet // the right volumes only: to a mount a wrong one is not there
+	claimed nameSet   // the names of the pod's resource claims
 	allow   podAllowances
 }
 
@@ -33,16 +34,6 @@ type podAllowances struct {
 
 // hostUsers reports whether the pod shares the host's user namespace, which is the default.
 func (c *podCheck) hostUsers() bool { return c.spec.HostUsers == nil || *c.spec.HostUsers }
-
-// claimNames returns the names of the pod's resource claims.
-func (c *podCheck) hasClaim(name string) bool {
-	for i := range c.spec.ResourceClaims {
-		if c.spec.ResourceClaims[i].Name == name && name != "" {
-			return true
-		}
-	}
-	return false
-}
 
 // nameSet is a set of strings that allocates nothing while it is small, and is not slow when it is not.
 type nameSet struct {

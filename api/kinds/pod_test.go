@@ -2,6 +2,7 @@ package kinds
 
 import (
 	"context"
+	"fmt"
 	"math/rand"
 	"reflect"
 	"slices"
@@ -28,7 +29,9 @@ func randomPod(seed int64) *corev1.Pod {
 	randfill.New().RandSource(random).NilChance(0.1+0.6*random.Float64()).NumElements(0, 3).MaxDepth(12).Funcs(
 		func(s *string, c randfill.Continue) { *s = words[c.Intn(len(words))] },
 		func(*metav1.FieldsV1, randfill.Continue) {},
-		func(q *resource.Quantity, c randfill.Continue) { *q = *resource.NewMilliQuantity(int64(c.Intn(3000)-500), resource.DecimalSI) },
+		func(q *resource.Quantity, c randfill.Continue) {
+			*q = *resource.NewMilliQuantity(int64(c.Intn(3000)-500), resource.DecimalSI)
+		},
 		func(l *corev1.ResourceList, c randfill.Continue) {
 			for _, name := range []corev1.ResourceName{"cpu", "memory", "hugepages-2Mi", "hugepages-", "example.com/x", "bad name"} {
 				if c.Intn(3) == 0 {
@@ -313,5 +316,56 @@ func TestAlphaFieldsStayWhereTheyAre(t *testing.T) {
 	}
 	if updated.Spec.Volumes[0].EmptyDir.Mode == nil {
 		t.Error("an update lost a field that the stored pod has")
+	}
+}
+
+// Requests are bounded in size; what comes back must be too.
+func TestHostilePods(t *testing.T) {
+	const n = 20000
+	name := func(i int) string { return "n" + strings.Repeat("0", i%3) + string(rune('a'+i%26)) + fmt.Sprint(i) }
+	for what, build := range map[string]func(*corev1.PodSpec, int){
+		"containers without image": func(s *corev1.PodSpec, i int) { s.Containers = append(s.Containers, corev1.Container{Name: name(i)}) },
+		"mounts of volumes": func(s *corev1.PodSpec, i int) {
+			s.Volumes = append(s.Volumes, corev1.Volume{Name: name(i)})
+			s.Containers[0].VolumeMounts = append(s.Containers[0].VolumeMounts, corev1.VolumeMount{Name: name(n - i), MountPath: name(i)})
+		},
+		"claims that are not there": func(s *corev1.PodSpec, i int) {
+			s.ResourceClaims = append(s.ResourceClaims, corev1.PodResourceClaim{Name: name(i)})
+			s.Containers[0].Resources.Claims = append(s.Containers[0].Resources.Claims, corev1.ResourceClaim{Name: "x" + name(i)})
+		},
+		"variables from files": func(s *corev1.PodSpec, i int) {
+			s.Volumes = append(s.Volumes, corev1.Volume{Name: name(i)})
+			s.Containers[0].Env = append(s.Containers[0].Env, corev1.EnvVar{Name: name(i), ValueFrom: &corev1.EnvVarSource{FileKeyRef: &corev1.FileKeySelector{VolumeName: name(n - i), Path: "p", Key: "k"}}})
+		},
+		"spread constraints": func(s *corev1.PodSpec, i int) {
+			s.TopologySpreadConstraints = append(s.TopologySpreadConstraints, corev1.TopologySpreadConstraint{TopologyKey: name(i), MaxSkew: 1})
+		},
+		"ports": func(s *corev1.PodSpec, i int) {
+			s.Containers[0].Ports = append(s.Containers[0].Ports, corev1.ContainerPort{ContainerPort: 1, HostPort: int32(i)})
+		},
+		"files in a volume": func(s *corev1.PodSpec, i int) {
+			if i == 0 {
+				s.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s"}}}}
+			}
+			s.Volumes[0].Secret.Items = append(s.Volumes[0].Secret.Items, corev1.KeyToPath{Key: "k", Path: name(i)})
+		},
+	} {
+		pod := decodePod(t, podFile(t, "ordinary"))
+		for i := range n {
+			build(&pod.Spec, i)
+		}
+		defaultPod(pod)
+		errs := validatePod(context.Background(), pod)
+		podWarnings(context.Background(), pod, nil)
+		if len(errs) > mostFaults {
+			t.Errorf("%s: %d errors", what, len(errs))
+		}
+		size := 0
+		for _, e := range errs {
+			size += len(e.Error())
+		}
+		if size > 10<<20 {
+			t.Errorf("%s: an answer of %d bytes", what, size)
+		}
 	}
 }

@@ -95,8 +95,7 @@ func (c *podCheck) staysEnded(w *where, now, before []corev1.ContainerStatus, sp
 		if ended == nil {
 			continue
 		}
-		j := slices.IndexFunc(now, func(s corev1.ContainerStatus) bool { return s.Name == before[i].Name })
-		if j < 0 || now[j].State.Terminated != nil {
+		if !slices.ContainsFunc(now, func(s corev1.ContainerStatus) bool { return s.Name == before[i].Name && s.State.Terminated == nil }) {
 			continue
 		}
 		k := slices.IndexFunc(containers, func(c corev1.Container) bool { return c.Name == before[i].Name })

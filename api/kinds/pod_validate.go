@@ -80,6 +80,11 @@ func (c *podCheck) podSpec(w *where, meta *metav1.ObjectMeta) {
 			annotations = meta.Annotations
 		}
 		c.podClaims(w.field("resourceClaims"), annotations)
+		for i := range s.ResourceClaims {
+			if name := s.ResourceClaims[i].Name; name != "" {
+				c.claimed.add(name)
+			}
+		}
 	}
 	c.containers(w.field("containers"))
 	c.initContainers(w.field("initContainers"))

@@ -229,7 +229,7 @@ func (c *podCheck) restartRules(w *where, policy *corev1.ContainerRestartPolicy,
 			corev1.ContainerRestartPolicyAlways, corev1.ContainerRestartPolicyNever, corev1.ContainerRestartPolicyOnFailure})
 	}
 	if len(rules) > 20 {
-		c.list = append(c.list, field.TooMany(w.field("restartPolicyRules").path(), len(rules), 20))
+		c.keep(field.TooMany(w.field("restartPolicyRules").path(), len(rules), 20))
 	}
 	for i := range rules {
 		at, rule := w.field("restartPolicyRules").at(i), &rules[i]
@@ -243,7 +243,7 @@ func (c *podCheck) restartRules(w *where, policy *corev1.ContainerRestartPolicy,
 		knownValue(&c.faults, at.field("operator"), rule.ExitCodes.Operator, []corev1.ContainerRestartRuleOnExitCodesOperator{
 			corev1.ContainerRestartRuleOnExitCodesOpIn, corev1.ContainerRestartRuleOnExitCodesOpNotIn})
 		if n := len(rule.ExitCodes.Values); n > 255 {
-			c.list = append(c.list, field.TooMany(at.field("values").path(), n, 255))
+			c.keep(field.TooMany(at.field("values").path(), n, 255))
 		}
 	}
 }

@@ -107,6 +107,7 @@ func (c *podCheck) fileKeySelector(w *where, s *corev1.FileKeySelector) {
 
 // fileKeyVolumes checks that variables are read from files of emptyDir volumes only.
 func (c *podCheck) fileKeyVolumes(w *where) {
+	var volumes map[string]*corev1.Volume // made when it is needed
 	check := func(w *where, container *corev1.Container) {
 		for i := range container.Env {
 			from := container.Env[i].ValueFrom
@@ -115,13 +116,13 @@ func (c *podCheck) fileKeyVolumes(w *where) {
 			}
 			name := from.FileKeyRef.VolumeName
 			at := w.field("env").at(i).field("valueFrom").field("fileKeyRef").field("volumeName")
-			var volume *corev1.Volume
-			for j := range c.spec.Volumes {
-				if c.spec.Volumes[j].Name == name {
-					volume = &c.spec.Volumes[j] // the last of that name
+			if volumes == nil {
+				volumes = make(map[string]*corev1.Volume, len(c.spec.Volumes))
+				for j := range c.spec.Volumes {
+					volumes[c.spec.Volumes[j].Name] = &c.spec.Volumes[j] // the last of that name
 				}
 			}
-			if volume == nil {
+			if volume := volumes[name]; volume == nil {
 				c.notFound(at, name)
 			} else if volume.EmptyDir == nil {
 				c.invalid(at, name, "referenced volume must be of type emptyDir")

@@ -213,19 +213,20 @@ func (c *podCheck) claims(w *where, claims []corev1.ResourceClaim) {
 			}
 			seen[key] = true
 		}
-		if !c.hasClaim(claim.Name) {
+		if !c.claimed.has(claim.Name) {
 			err := field.NotFound(at.path(), claim.Name)
 			err.Detail = "must be one of the names in pod.spec.resourceClaims" + c.claimNames()
-			c.list = append(c.list, err)
+			c.keep(err)
 		}
 	}
 }
 
-// claimNames lists the names of the pod's claims.
+// claimNames lists the names of the pod's claims, up to a number that someone may want to read.
 func (c *podCheck) claimNames() string {
+	const most = 64
 	var names []string
 	for i := range c.spec.ResourceClaims {
-		if name := c.spec.ResourceClaims[i].Name; name != "" {
+		if name := c.spec.ResourceClaims[i].Name; name != "" && len(names) < most {
 			names = append(names, name)
 		}
 	}

@@ -69,13 +69,13 @@ func (c *podCheck) containerSecurity(w *where, s *corev1.SecurityContext) {
 
 func (f *faults) userID(w *where, id *int64) {
 	if id != nil {
-		f.each2(w, *id, validation.IsValidUserID(*id))
+		f.eachNumber(w, *id, validation.IsValidUserID(*id))
 	}
 }
 
 func (f *faults) groupID(w *where, id *int64) {
 	if id != nil {
-		f.each2(w, *id, validation.IsValidGroupID(*id))
+		f.eachNumber(w, *id, validation.IsValidGroupID(*id))
 	}
 }
 
