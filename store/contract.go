@@ -102,10 +102,11 @@ type Resource interface {
 	Get(ctx context.Context, namespace, name, resourceVersion string) (*Object, error)
 	List(ctx context.Context, o ListOptions) (*ListResult, error)
 	Watch(ctx context.Context, o WatchOptions) (Watcher, error)
-	// Create stores obj, which it takes over; ttlSeconds 0 means for ever. The object must not exist.
+	// Create stores obj, which it takes over even if it fails; ttlSeconds 0 means what the resource's TTL says, or for ever. The object must not exist.
 	Create(ctx context.Context, namespace, name string, obj runtime.Object, ttlSeconds int64) (*Object, error)
 	// Update reads, decides and writes in one optimistic transaction. ignoreNotFound lets decide see nil and create.
-	// cached says that the first attempt may start from the cache's copy; a conflict re-reads.
+	// The first attempt starts from what this process knows; a conflict, or a decision against the write, re-reads. An object that
+	// encodes to the very bytes of the current one is not written, and keeps its TTL's lease unless the resource renews it.
 	Update(ctx context.Context, namespace, name string, p *Preconditions, ignoreNotFound bool, decide UpdateFunc) (*Object, error)
 	// Delete removes the object if check (may be nil) agrees with its current value, and returns its last state with the revision of the deletion.
 	Delete(ctx context.Context, namespace, name string, p *Preconditions, check func(current *Object) error) (*Object, error)
