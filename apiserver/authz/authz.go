@@ -120,7 +120,7 @@ func (a *Authorizer) Authorize(ctx context.Context, attributes authorizer.Attrib
 	}
 	var reasons []string
 	if node, ok := nodeName(who); ok {
-		decision, reason := a.graph.authorize(node, attributes)
+		decision, reason := a.graph.authorizeNode(ctx, node, attributes)
 		if decision != authorizer.DecisionNoOpinion {
 			return decision, reason, nil
 		}

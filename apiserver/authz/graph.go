@@ -50,6 +50,8 @@ type graph struct {
 	volumes map[string]volume
 	// volumesOf lists the volumes that refer to a secret.
 	volumesOf map[object][]string
+	// grown is closed, and replaced, when something was added.
+	grown chan struct{}
 }
 
 // contribution is what one pod or attachment adds to its node's set.
@@ -73,6 +75,7 @@ func newGraph() *graph {
 		attachments: map[string]contribution{},
 		volumes:     map[string]volume{},
 		volumesOf:   map[object][]string{},
+		grown:       make(chan struct{}),
 	}
 }
 
@@ -111,6 +114,13 @@ func (g *graph) follow(set *client.Set, served func(schema.GroupVersionResource)
 		synced = append(synced, registration.HasSyncedChecker())
 	}
 	return synced, nil
+}
+
+// next returns a channel that is closed when something is added.
+func (g *graph) next() <-chan struct{} {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return g.grown
 }
 
 // reaches says whether something on the node refers to the object.
@@ -171,6 +181,8 @@ func (g *graph) dropPod(p *corev1.Pod) {
 
 // give and take change a node's counts; callers hold mu.
 func (g *graph) give(c contribution) {
+	close(g.grown)
+	g.grown = make(chan struct{})
 	objects := g.nodes[c.node]
 	if objects == nil {
 		objects = map[object]int{}

@@ -1,8 +1,10 @@
 package authz
 
 import (
+	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -139,9 +141,40 @@ func (g *graph) related(node string, kind objectKind, a authorizer.Attributes) (
 		return no("No Object name found")
 	}
 	if !g.reaches(node, object{kind, a.GetNamespace(), a.GetName()}) {
-		return no(fmt.Sprintf("no relationship found between node '%s' and this object", node))
+		return no(noRelationship + fmt.Sprintf(" between node '%s' and this object", node))
 	}
 	return yes()
+}
+
+// noRelationship begins the reason when only the graph stands in the way.
+const noRelationship = "no relationship found"
+
+// catchUp bounds how long a node waits for the graph to learn of a pod that the node has learned of already.
+const catchUp = 500 * time.Millisecond
+
+// authorizeNode is authorize, but gives the graph a moment: a kubelet may ask for a pod's Secrets before the pod's binding, which
+// both learn from the same watch cache, has come to the graph.
+func (g *graph) authorizeNode(ctx context.Context, node string, a authorizer.Attributes) (authorizer.Decision, string) {
+	grown := g.next()
+	decision, reason := g.authorize(node, a)
+	if decision == authorizer.DecisionAllow || !strings.HasPrefix(reason, noRelationship) {
+		return decision, reason
+	}
+	limit := time.NewTimer(catchUp)
+	defer limit.Stop()
+	for {
+		select {
+		case <-grown:
+		case <-limit.C:
+			return decision, reason
+		case <-ctx.Done():
+			return decision, reason
+		}
+		grown = g.next()
+		if decision, reason = g.authorize(node, a); decision == authorizer.DecisionAllow {
+			return decision, reason
+		}
+	}
 }
 
 func (g *graph) getOne(node string, kind objectKind, a authorizer.Attributes) (authorizer.Decision, string) {

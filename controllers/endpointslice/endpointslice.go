@@ -82,7 +82,7 @@ func Run(ctx context.Context, c Config) error {
 		{core.Pods().Informer(), cache.ResourceEventHandlerFuncs{
 			AddFunc:    func(obj any) { k.podChanged(nil, obj) },
 			UpdateFunc: func(old, obj any) { k.podChanged(old, obj) },
-			DeleteFunc: func(obj any) { k.podChanged(nil, obj) },
+			DeleteFunc: k.podGone,
 		}},
 		{discovery.EndpointSlices().Informer(), cache.ResourceEventHandlerFuncs{AddFunc: k.sliceChanged, UpdateFunc: func(_, obj any) { k.sliceChanged(obj) }, DeleteFunc: k.sliceDeleted}},
 		{core.Nodes().Informer(), cache.ResourceEventHandlerFuncs{}}, // the library reads zones
@@ -104,8 +104,13 @@ func (k *controller) enqueue(obj any) {
 	}
 }
 
+// podGone enqueues the Services that a removed pod was in.
+func (k *controller) podGone(obj any) { k.enqueueServices(nil, obj, false) }
+
 // podChanged enqueues the Services that the pod joins or leaves, and those where its endpoint changes.
-func (k *controller) podChanged(old, obj any) {
+func (k *controller) podChanged(old, obj any) { k.enqueueServices(old, obj, true) }
+
+func (k *controller) enqueueServices(old, obj any, mark bool) {
 	key := endpointsliceutil.GetPodUpdateProjectionKey(old, obj)
 	if key == nil {
 		return
@@ -117,7 +122,7 @@ func (k *controller) podChanged(old, obj any) {
 	}
 	pod, _ := obj.(*corev1.Pod)
 	for service := range services {
-		if pod != nil {
+		if mark && pod != nil {
 			k.mark(service, old, pod)
 		}
 		k.loop.Add(service)
