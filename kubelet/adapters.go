@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
@@ -23,7 +24,10 @@ import (
 )
 
 // volumeAdapter lets workers use the volume manager in the runtime's terms.
-type volumeAdapter struct{ *volumes.Manager }
+type volumeAdapter struct {
+	*volumes.Manager
+	recursiveRO *atomic.Bool
+}
 
 // Mount implements podworker.Volumes.
 func (a volumeAdapter) Mount(ctx context.Context, pod *v1.Pod) []error {
@@ -45,7 +49,7 @@ func (a volumeAdapter) Mount(ctx context.Context, pod *v1.Pod) []error {
 // ContainerMounts implements podworker.Volumes.
 func (a volumeAdapter) ContainerMounts(ctx context.Context, pod *v1.Pod, c *v1.Container, env func(string) (string, bool)) ([]*runtime.Mount, error) {
 	list, err := a.Manager.ContainerMounts(ctx, volumes.ContainerRequest{
-		Pod: pod, Name: c.Name, VolumeMounts: c.VolumeMounts, VolumeDevices: c.VolumeDevices, Env: env, RecursiveReadOnly: true,
+		Pod: pod, Name: c.Name, VolumeMounts: c.VolumeMounts, VolumeDevices: c.VolumeDevices, Env: env, RecursiveReadOnly: a.recursiveRO.Load(),
 	})
 	if err != nil {
 		return nil, err

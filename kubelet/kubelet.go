@@ -68,8 +68,6 @@ type Config struct {
 	SeccompDefault bool
 	// PodPidsLimit bounds the processes of each pod; 0 is no bound.
 	PodPidsLimit int64
-	// StaticPodDir holds manifests of pods that this node runs by itself; empty: none.
-	StaticPodDir string
 
 	Node NodeConfig
 	// Server answers logs, exec, attach, port-forward and statistics; nil: none.
@@ -110,6 +108,8 @@ type kubelet struct {
 
 	node        atomic.Pointer[v1.Node] // as the API server has it; nil while unknown
 	runtimeName atomic.Pointer[string]
+	events      atomic.Pointer[events]
+	recursiveRO atomic.Bool   // the default runtime handler makes mounts read-only recursively
 	nodeKnown   chan struct{} // closed when node is set for the first time
 	nodeChanged chan struct{} // capacity 1; has the node's status looked at again
 }
@@ -144,6 +144,11 @@ func newKubelet(c *Config) (*kubelet, error) {
 			}
 			return nil
 		},
+		Failed: func(pod *v1.Pod, err error) {
+			if e := k.events.Load(); e != nil {
+				e.Eventf(podworker.Reference(pod, ""), v1.EventTypeWarning, "FailedMount", "%s", err.Error())
+			}
+		},
 		Wake: func(pod types.UID) {
 			if m := k.pods; m != nil {
 				m.Retry(pod)
@@ -165,6 +170,7 @@ func (k *kubelet) run(ctx context.Context) error {
 	defer cancel(nil)
 	// Events outlive the workers, which give them, by a moment.
 	events := newEvents(c)
+	k.events.Store(events)
 	defer events.stop()
 
 	services := c.Client.Informers.Core().V1().Services()
@@ -241,7 +247,7 @@ func (k *kubelet) workerConfig(services corelisters.ServiceLister, ev *events) p
 		NodeName: c.NodeName, API: c.Client.Kubernetes, Node: k.node.Load,
 		HostIPs: k.hostIPs,
 		Runtime: k.runtime, RuntimeName: k.nameOfRuntime, Handler: k.handler,
-		Images: k.images, Volumes: volumeAdapter{k.volumes}, Cgroups: k.cgroups, Ledger: k.ledger,
+		Images: k.images, Volumes: volumeAdapter{k.volumes, &k.recursiveRO}, Cgroups: k.cgroups, Ledger: k.ledger,
 		Prober:  &probes.Prober{Exec: k.runtime, UserAgent: userAgent, Warn: ev.probe},
 		Hooks:   &hooks.Runner{Exec: k.runtime, UserAgent: "kube-lifecycle/1.37"},
 		Objects: k.volumes.Objects(), Services: serviceAdapter{services}, Events: ev, Trace: c.Trace, Log: c.Log,

@@ -116,7 +116,7 @@ func settle() error {
 
 // node is a kubelet with a real containerd and a fake API server.
 type node struct {
-	t       *testing.T
+	t       testing.TB
 	api     *fake.Clientset
 	config  kubelet.Config
 	process *containerd.Process
@@ -152,7 +152,7 @@ const sample = "wherry.dev/sample:1"
 
 var nodes int
 
-func newNode(t *testing.T) *node {
+func newNode(t testing.TB) *node {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("pods need root")
@@ -218,14 +218,14 @@ func newNode(t *testing.T) *node {
 	return n
 }
 
-type testWriter struct{ t *testing.T }
+type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(b []byte) (int, error) {
 	w.t.Log(strings.TrimSpace(string(b)))
 	return len(b), nil
 }
 
-func writeNetwork(t *testing.T, dir string, n cni.Network) {
+func writeNetwork(t testing.TB, dir string, n cni.Network) {
 	t.Helper()
 	if err := cni.WriteConfig(dir, n); err != nil {
 		t.Fatal(err)

@@ -189,6 +189,9 @@ func (r *runtimeStatus) Status(ctx context.Context) (node.RuntimeStatus, error) 
 	s := node.RuntimeStatus{Name: name, Version: version, Ready: h.RuntimeReady, Message: h.RuntimeMessage, NetworkReady: h.NetworkReady, NetworkMessage: h.NetworkMessage,
 		Features: &v1.NodeFeatures{SupplementalGroupsPolicy: &h.SupplementalGroupsPolicy}}
 	for _, x := range h.Handlers {
+		if x.Name == "" {
+			r.k.recursiveRO.Store(x.RecursiveReadOnlyMounts)
+		}
 		s.Handlers = append(s.Handlers, v1.NodeRuntimeHandler{Name: x.Name, Features: &v1.NodeRuntimeHandlerFeatures{RecursiveReadOnlyMounts: &x.RecursiveReadOnlyMounts, UserNamespaces: &x.UserNamespaces}})
 	}
 	return s, nil

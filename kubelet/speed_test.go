@@ -3,6 +3,7 @@ package kubelet_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"testing"
 	"time"
@@ -48,42 +49,45 @@ func (n *node) alone(c *runtime.Client, i int) (start, stop time.Duration) {
 	return start, time.Since(begun)
 }
 
-func median(d []time.Duration) time.Duration {
+func median(d []time.Duration) float64 {
 	slices.Sort(d)
-	return d[len(d)/2].Round(100 * time.Microsecond)
+	return float64(d[len(d)/2]) / float64(time.Millisecond)
 }
 
-// TestSpeed prints what a pod costs beside what the runtime alone costs, in turns. It holds no time: those are
-// the bench tool's.
-func TestSpeed(t *testing.T) {
-	if testing.Short() {
-		t.Skip("measures")
-	}
-	n := newNode(t)
+// BenchmarkPod measures what a pod costs beside what the runtime alone costs for the same, in turns.
+func BenchmarkPod(b *testing.B) {
+	n := newNode(b)
+	n.config.Log = slog.New(slog.DiscardHandler)
 	n.up()
 	c, err := runtime.Dial(n.config.RuntimeEndpoint)
 	if err != nil {
-		t.Fatal(err)
+		b.Fatal(err)
 	}
 	defer c.Close()
 	var start, stop, ourStart, ourStop []time.Duration
-	for i := range 8 {
-		a, b := n.alone(c, i)
+	for i := 0; b.Loop(); i++ {
+		x, y := n.alone(c, i)
+		start, stop = append(start, x), append(stop, y)
 		begun := time.Now()
 		p := n.pod(fmt.Sprintf("speed-%d", i), nil)
 		n.until(p.Name, 10*time.Second, "running", func(p *v1.Pod) bool { return p != nil && p.Status.Phase == v1.PodRunning })
-		x := time.Since(begun)
+		ourStart = append(ourStart, time.Since(begun))
 		begun = time.Now()
 		n.remove(p, 5)
 		n.until(p.Name, 10*time.Second, "gone", gone)
-		y := time.Since(begun)
-		if i == 0 {
-			continue // the first warms caches up
-		}
-		start, stop, ourStart, ourStop = append(start, a), append(stop, b), append(ourStart, x), append(ourStop, y)
+		ourStop = append(ourStop, time.Since(begun))
 	}
-	t.Logf("medians: runtime alone: start %s stop %s; pod: create to Running %s, delete to gone %s", median(start), median(stop), median(ourStart), median(ourStop))
+	b.ReportMetric(median(start), "runtime-start-ms")
+	b.ReportMetric(median(ourStart), "create-to-Running-ms")
+	b.ReportMetric(median(stop), "runtime-stop-ms")
+	b.ReportMetric(median(ourStop), "delete-to-gone-ms")
+}
 
+// TestManyAtOnce runs many pods at once, and takes them back at once: nothing is left.
+func TestManyAtOnce(t *testing.T) {
+	n := newNode(t)
+	n.config.Log = slog.New(slog.DiscardHandler)
+	n.up()
 	const many = 20
 	begun := time.Now()
 	var pods []*v1.Pod
@@ -100,6 +104,7 @@ func TestSpeed(t *testing.T) {
 	}
 	for _, p := range pods {
 		n.until(p.Name, 30*time.Second, "gone", gone)
+		n.nothingLeft(p)
 	}
 	t.Logf("and gone after %s", time.Since(begun).Round(time.Millisecond))
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"time"
@@ -452,8 +453,12 @@ func (w *worker) clean() Phase {
 	whole := w.ending.whole()
 	boxes := append([]runtime.Sandbox(nil), w.rt.Sandboxes...)
 	all := append([]runtime.Container(nil), w.rt.Containers...)
+	logs := ""
+	if whole {
+		logs = w.logs()
+	}
 	w.begin(k, func(ctx context.Context) func() {
-		err := w.takeAway(ctx, whole, boxes, all)
+		err := w.takeAway(ctx, whole, boxes, all, logs)
 		return func() {
 			if err == nil {
 				w.ending.cleaned = true
@@ -473,7 +478,7 @@ func (w *worker) clean() Phase {
 
 // takeAway removes what the pod had on the node. Sandboxes are stopped first: then no process is left that could hold
 // volumes, which go while the runtime removes its own things. Runs in a step.
-func (w *worker) takeAway(ctx context.Context, whole bool, boxes []runtime.Sandbox, all []runtime.Container) error {
+func (w *worker) takeAway(ctx context.Context, whole bool, boxes []runtime.Sandbox, all []runtime.Container, logs string) error {
 	var errs []error
 	for i := range boxes {
 		if boxes[i].Ready || whole {
@@ -505,8 +510,12 @@ func (w *worker) takeAway(ctx context.Context, whole bool, boxes []runtime.Sandb
 		return err
 	}
 	w.c.Images.Forget(w.uid)
-	if whole {
-		return w.removeLogs()
+	if logs == "" {
+		return nil
+	}
+	// It holds plain files only; nothing is mounted there.
+	if err := os.RemoveAll(logs); err != nil {
+		return fmt.Errorf("remove logs: %w", err)
 	}
 	return nil
 }
@@ -520,20 +529,16 @@ func has(boxes []runtime.Sandbox, id string) bool {
 	return false
 }
 
-// removeLogs removes the pod's log directory. It holds plain files only; nothing is mounted there.
-func (w *worker) removeLogs() error {
+// logs is the pod's log directory; "" if the pod's name is not known.
+func (w *worker) logs() string {
 	namespace, name := w.rt.Namespace, w.rt.Name
 	if w.pod != nil {
 		namespace, name = w.pod.Namespace, w.pod.Name
 	}
 	if name == "" {
-		return nil
+		return ""
 	}
-	dir := w.c.LogsDir + "/" + containers.LogDirName(namespace, name, string(w.uid))
-	if err := os.RemoveAll(dir); err != nil {
-		return fmt.Errorf("remove logs: %w", err)
-	}
-	return nil
+	return filepath.Join(w.c.LogsDir, containers.LogDirName(namespace, name, string(w.uid)))
 }
 
 // rest is the life of a pod that has ended by itself: its status is kept right until it is deleted.

@@ -266,15 +266,6 @@ func (m *Manager) Ended(id string) <-chan struct{} {
 	return over
 }
 
-// Poke has every worker look at its pod again, because something they all depend on has changed.
-func (m *Manager) Poke() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, w := range m.workers {
-		w.box.signal()
-	}
-}
-
 // Snapshots lists the pods of the node as their workers see them.
 func (m *Manager) Snapshots() []*Snapshot {
 	m.mu.Lock()
