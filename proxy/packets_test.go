@@ -244,10 +244,10 @@ func ptr[T any](v T) *T { return &v }
 // until waits for a condition, and fails when it does not come true.
 func (n *node) until(what string, ok func() bool) {
 	n.t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(15 * time.Second)
 	for !ok() {
 		if time.Now().After(deadline) {
-			n.t.Fatalf("not within 5 s: %s", what)
+			n.t.Fatalf("not within 15 s: %s", what)
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
@@ -265,14 +265,21 @@ func (n *node) wait(revision uint64) {
 
 // ask connects from ns (nil: the node) and returns "pod client" or the error in a word.
 func ask(ns *netnstest.Namespace, network, addr string) string {
+	return askWithin(3*time.Second, ns, network, addr)
+}
+
+// silence is how long a packet is waited for that should not come.
+const silence = 300 * time.Millisecond
+
+func askWithin(patience time.Duration, ns *netnstest.Namespace, network, addr string) string {
 	answer := ""
 	f := func() error {
-		c, err := net.DialTimeout(network, addr, 300*time.Millisecond)
+		c, err := net.DialTimeout(network, addr, patience)
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(300 * time.Millisecond))
+		c.SetDeadline(time.Now().Add(patience))
 		if network == "udp" {
 			c.Write([]byte("?"))
 		}
@@ -321,10 +328,14 @@ func (n *node) want(ns *netnstest.Namespace, network, addr, want string) {
 	}
 }
 
-// quick is want with one request, for answers that take a timeout.
+// quick is want with one request.
 func (n *node) quick(ns *netnstest.Namespace, network, addr, want string) {
 	n.t.Helper()
-	if got := ask(ns, network, addr); got != want {
+	patience := 3 * time.Second
+	if want == "timeout" {
+		patience = silence
+	}
+	if got := askWithin(patience, ns, network, addr); got != want {
 		n.t.Errorf("%s %s answers %q, want %q", network, addr, got, want)
 	}
 }
@@ -358,7 +369,7 @@ func TestClusterIP(t *testing.T) {
 	if err := n.api.CoreV1().Services("ns").Delete(t.Context(), "s", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	n.until("the deleted Service is dropped", func() bool { return ask(c.ns, "tcp", "10.96.0.1:80") == "timeout" })
+	n.until("the deleted Service is dropped", func() bool { return askWithin(silence, c.ns, "tcp", "10.96.0.1:80") == "timeout" })
 }
 
 // Terminating endpoints get new connections only while there are no others and they still serve.
@@ -537,7 +548,7 @@ func TestStaleUDPFlow(t *testing.T) {
 	n.pods["c"].ns.Do(func() (err error) { u, err = net.Dial("udp", "10.96.0.1:53"); return err })
 	defer u.Close()
 	say := func() string {
-		u.SetDeadline(time.Now().Add(200 * time.Millisecond))
+		u.SetDeadline(time.Now().Add(time.Second))
 		u.Write([]byte("?"))
 		buf := make([]byte, 100)
 		k, err := u.Read(buf)
@@ -633,7 +644,7 @@ func TestRepair(t *testing.T) {
 		if err := c.Flush(); err != nil {
 			t.Fatal(err)
 		}
-		n.until("the Service works again", func() bool { return ask(n.pods["c"].ns, "tcp", "10.96.0.1:80") == "a 10.244.1.2" })
+		n.until("the Service works again", func() bool { return askWithin(silence, n.pods["c"].ns, "tcp", "10.96.0.1:80") == "a 10.244.1.2" })
 	}
 	n.wait(n.slice("s", endpoint{pod: "c"}))
 	n.want(n.pods["a"].ns, "tcp", "10.96.0.1:80", "c 10.244.0.2")

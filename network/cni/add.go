@@ -126,7 +126,15 @@ func mapPorts(conf *pluginConf, r reservations, addrs []netip.Addr) error {
 	if err := h.remove(addrs); err != nil {
 		return err
 	}
-	return h.add(conf.RuntimeConfig.PortMappings, addrs)
+	if err := h.add(conf.RuntimeConfig.PortMappings, addrs); err != nil {
+		return err
+	}
+	if hasUDP(conf.RuntimeConfig.PortMappings) {
+		if err := forgetFlows(conf.RuntimeConfig.PortMappings, nil); err != nil {
+			return errors.Join(err, h.remove(addrs))
+		}
+	}
+	return nil
 }
 
 func unmapPorts(conf *pluginConf, r reservations, addrs []netip.Addr) error {

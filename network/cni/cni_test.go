@@ -431,6 +431,62 @@ func TestHostPorts(t *testing.T) {
 	want(t, outside, "192.0.2.1:8080", "c 192.0.2.2")
 }
 
+// A UDP client that keeps its port follows the host port from pod to pod.
+func TestUDPHostPortMoves(t *testing.T) {
+	n := newNode(t, "10.244.7.0/24")
+	outside := netnstest.New(t)
+	netnstest.Connect(t, netnstest.Link{Name: "up0", Addresses: []string{"192.0.2.1/24"}},
+		netnstest.Link{Namespace: outside, Name: "eth0", Addresses: []string{"192.0.2.2/24"}})
+	var u net.Conn
+	outside.Do(func() (err error) { u, err = net.Dial("udp", "192.0.2.1:5353"); return err })
+	defer u.Close()
+	question := 0
+	say := func() string {
+		buf := make([]byte, 20)
+		for range 50 { // the first may meet a closed port
+			question++
+			u.SetDeadline(time.Now().Add(100 * time.Millisecond))
+			fmt.Fprint(u, question)
+			for {
+				k, err := u.Read(buf)
+				if err != nil {
+					break
+				}
+				// An answer to an earlier question may still be in the socket.
+				if who, ok := strings.CutSuffix(string(buf[:k]), fmt.Sprint(" ", question)); ok {
+					return who
+				}
+			}
+		}
+		return "nothing"
+	}
+	conf := n.conf(`,"runtimeConfig":{"portMappings":[{"hostPort":5353,"containerPort":53,"protocol":"udp"}]}`)
+	u.Write([]byte("?")) // a flow from before there was anybody
+	for _, who := range []string{"first", "second"} {
+		ns := netnstest.New(t)
+		n.must("ADD", who, ns.Path(), conf)
+		var pc net.PacketConn
+		ns.Do(func() (err error) { pc, err = net.ListenPacket("udp", ":53"); return err })
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			buf := make([]byte, 10)
+			for {
+				k, from, err := pc.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				pc.WriteTo([]byte(who+" "+string(buf[:k])), from)
+			}
+		})
+		if got := say(); got != who {
+			t.Errorf("%s answers, want %s", got, who)
+		}
+		n.must("DEL", who, ns.Path(), n.conf(""))
+		pc.Close()
+		wg.Wait()
+	}
+}
+
 func TestBandwidth(t *testing.T) {
 	n := newNode(t, "10.244.7.0/24")
 	ns := netnstest.New(t)

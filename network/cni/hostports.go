@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"wherry.dev/wherry/network/nft"
@@ -174,11 +175,15 @@ func (h *hostPorts) each(addrs []netip.Addr, f func(*nftables.Set, nftables.SetE
 	return nil
 }
 
-// remove takes away every port that leads to one of addrs. None is no error.
+// remove takes away every port that leads to one of addrs, and the UDP flows that came that way. None is no error.
 func (h *hostPorts) remove(addrs []netip.Addr) error {
-	found := false
+	found, udp := false, false
 	err := h.each(addrs, func(set *nftables.Set, e nftables.SetElement) error {
 		found = true
+		if set.IsMap {
+			// Both maps' keys end in protocol and port, a register each.
+			udp = udp || e.Key[len(e.Key)-8] == unix.IPPROTO_UDP
+		}
 		return h.conn.SetDeleteElements(set, []nftables.SetElement{{Key: e.Key}})
 	})
 	if err != nil || !found {
@@ -187,7 +192,55 @@ func (h *hostPorts) remove(addrs []netip.Addr) error {
 	if err := h.conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove host ports: %w", err)
 	}
+	if udp {
+		return forgetFlows(nil, addrs)
+	}
 	return nil
+}
+
+// forgetFlows removes UDP flows that would outlive their host port, or that began before it and lead nowhere. TCP needs none of it:
+// a new connection is a new flow, but a UDP client may keep its port, and with it the old way, for ever.
+func forgetFlows(mappings []portMapping, addrs []netip.Addr) error {
+	match := udpFlows{ports: map[uint16]bool{}, addrs: map[netip.Addr]bool{}}
+	for _, m := range mappings {
+		if proto, err := m.protocol(); err == nil && proto == unix.IPPROTO_UDP && m.HostPort != 0 {
+			match.ports[m.HostPort] = true
+		}
+	}
+	for _, a := range addrs {
+		match.addrs[a] = true
+	}
+	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+		if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, match); err != nil {
+			return fmt.Errorf("forget UDP flows: %w", err)
+		}
+	}
+	return nil
+}
+
+// udpFlows matches UDP flows to one of the ports, and translated ones that lead to one of the addresses.
+type udpFlows struct {
+	ports map[uint16]bool
+	addrs map[netip.Addr]bool
+}
+
+// MatchConntrackFlow implements netlink.CustomConntrackFilter.
+func (u udpFlows) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
+	if f.Forward.Protocol != unix.IPPROTO_UDP {
+		return false
+	}
+	answering, _ := netip.AddrFromSlice(f.Reverse.SrcIP)
+	return u.ports[f.Forward.DstPort] || u.addrs[answering.Unmap()] && !f.Forward.DstIP.Equal(f.Reverse.SrcIP)
+}
+
+// hasUDP reports whether a host port is asked for over UDP.
+func hasUDP(mappings []portMapping) bool {
+	for _, m := range mappings {
+		if proto, err := m.protocol(); err == nil && proto == unix.IPPROTO_UDP && m.HostPort != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // count is the number of ports that lead to one of addrs.

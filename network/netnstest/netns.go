@@ -188,6 +188,12 @@ func Connect(t testing.TB, a, b Link) {
 	if err := handle(a).LinkAdd(veth); err != nil {
 		t.Fatalf("join namespaces: %v", err)
 	}
+	t.Cleanup(func() {
+		// In a namespace that outlives the test the pair would be in the way of the next one.
+		if link, err := netlink.LinkByName(a.Name); err == nil && a.Namespace == nil {
+			_ = netlink.LinkDel(link)
+		}
+	})
 	for _, l := range []Link{a, b} {
 		h := handle(l)
 		link, err := h.LinkByName(l.Name)
