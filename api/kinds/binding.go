@@ -29,6 +29,10 @@ func ValidateBinding(b *corev1.Binding) (errs field.ErrorList) {
 	}
 	if b.Target.Name == "" {
 		errs = append(errs, field.Required(target.Child("name"), ""))
+	} else {
+		for _, sentence := range NameIsDNSSubdomain(b.Target.Name, false) {
+			errs = append(errs, field.Invalid(target.Child("name"), b.Target.Name, sentence))
+		}
 	}
 	return errs
 }

@@ -100,16 +100,17 @@ func nameRequestor(ctx context.Context, c *certificatesv1.CertificateSigningRequ
 	c.Status = certificatesv1.CertificateSigningRequestStatus{}
 }
 
-// keepDecisions puts back approvals and denials that a status update left out; adding them is validation's to refuse.
+// keepDecisions takes the approval and denial of a status update from what is stored: they are the approval subresource's.
+// Those left out or added are validation's to refuse.
 func keepDecisions(c, old *certificatesv1.CertificateSigningRequest) {
-	for _, decision := range []certificatesv1.RequestConditionType{certificatesv1.CertificateApproved, certificatesv1.CertificateDenied} {
-		isDecision := func(x certificatesv1.CertificateSigningRequestCondition) bool { return x.Type == decision }
-		if slices.ContainsFunc(c.Status.Conditions, isDecision) {
+	for i := range c.Status.Conditions {
+		x := &c.Status.Conditions[i]
+		if x.Type != certificatesv1.CertificateApproved && x.Type != certificatesv1.CertificateDenied {
 			continue
 		}
-		for _, x := range old.Status.Conditions {
-			if isDecision(x) {
-				c.Status.Conditions = append(c.Status.Conditions, x)
+		for _, o := range old.Status.Conditions {
+			if o.Type == x.Type {
+				*x = o
 			}
 		}
 	}

@@ -141,8 +141,7 @@ func validateCSRConditions(c *certificatesv1.CertificateSigningRequest) (errs fi
 }
 
 func validateCSRUpdate(c, old *certificatesv1.CertificateSigningRequest) field.ErrorList {
-	errs := ValidateMetaUpdate(&c.ObjectMeta, &old.ObjectMeta)
-	return append(errs, validateCSRSpec(c)...)
+	return append(ValidateMetaUpdate(&c.ObjectMeta, &old.ObjectMeta), validateCSR(c)...)
 }
 
 func validateCSRApproval(c, old *certificatesv1.CertificateSigningRequest) field.ErrorList {
@@ -156,7 +155,7 @@ func validateCSRStatus(c, old *certificatesv1.CertificateSigningRequest) field.E
 		return errs
 	}
 	if len(old.Status.Certificate) > 0 {
-		return append(errs, field.Forbidden(path, "may not be changed or removed once set"))
+		return append(errs, field.Forbidden(path, "updates may not modify existing certificate content"))
 	}
 	if err := checkCertificatePEM(c.Status.Certificate); err != nil {
 		errs = append(errs, field.Invalid(path, "<certificate data>", err.Error()))
@@ -182,7 +181,7 @@ func validateCSRDecisions(c, old *certificatesv1.CertificateSigningRequest, appr
 			errs = append(errs, field.Forbidden(path, fmt.Sprintf("updates may not remove a condition of type %q", t)))
 		case len(now) > len(was) && t != certificatesv1.CertificateFailed && !approving:
 			errs = append(errs, field.Forbidden(path, fmt.Sprintf("updates may not add a condition of type %q", t)))
-		case len(now) == len(was) && !apiequality.Semantic.DeepEqual(now, was):
+		case len(now) == len(was) && (t == certificatesv1.CertificateFailed || !approving) && !apiequality.Semantic.DeepEqual(now, was):
 			errs = append(errs, field.Forbidden(path, fmt.Sprintf("updates may not modify a condition of type %q", t)))
 		}
 	}

@@ -43,7 +43,7 @@ func Endpoints() *Kind {
 			return append(errs, validateSubsets(e, nil)...)
 		}),
 		ValidateUpdate: checkingUpdate(func(e, old *corev1.Endpoints) field.ErrorList {
-			errs := ValidateMetaUpdate(&e.ObjectMeta, &old.ObjectMeta)
+			errs := append(ValidateMetaUpdate(&e.ObjectMeta, &old.ObjectMeta), ValidateMeta(&e.ObjectMeta, true, NameIsDNSSubdomain)...)
 			return append(errs, validateSubsets(e, old)...)
 		}),
 		Warnings:         warningsOf(func(e, _ *corev1.Endpoints) []string { return warnEndpoints(e) }),
@@ -137,10 +137,7 @@ func validateEndpointAddress(a *corev1.EndpointAddress, before []string, at *fie
 			errs = append(errs, field.Invalid(at.Child("nodeName"), *a.NodeName, sentence))
 		}
 	}
-	if len(errs) == 0 {
-		errs = append(errs, validateOrdinaryIP(a.IP, at.Child("ip"))...)
-	}
-	return errs
+	return append(errs, validateOrdinaryIP(a.IP, at.Child("ip"))...)
 }
 
 func validateEndpointPort(p *corev1.EndpointPort, needsName bool, at *field.Path) (errs field.ErrorList) {

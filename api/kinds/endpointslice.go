@@ -47,10 +47,12 @@ func EndpointSlices() *Kind {
 		}),
 		ValidateUpdate: checkingUpdate(func(s, old *discoveryv1.EndpointSlice) field.ErrorList {
 			errs := ValidateMetaUpdate(&s.ObjectMeta, &old.ObjectMeta)
+			errs = append(errs, ValidateMeta(&s.ObjectMeta, true, NameIsDNSSubdomain)...)
+			errs = append(errs, validateAddressType(s.AddressType)...)
 			errs = append(errs, validation.ValidateImmutableField(s.AddressType, old.AddressType, field.NewPath("addressType"))...)
 			return append(errs, validateSlice(s, old)...)
 		}),
-		Warnings:         warningsOf(func(s, _ *discoveryv1.EndpointSlice) []string { return warnSlice(s) }),
+		Warnings:         warningsOf(warnSlice),
 		ValidateName:     NameIsDNSSubdomain,
 		FieldLabels:      metaFieldLabels,
 		SelectableFields: namespacedMetaFields,
@@ -142,7 +144,7 @@ func validateSliceEndpoints(s *discoveryv1.EndpointSlice, before []string) (errs
 		addresses := at.Child("addresses")
 		switch n := len(e.Addresses); {
 		case n == 0:
-			errs = append(errs, field.Required(addresses, "must contain at least 1 address"))
+			errs = append(errs, field.Required(addresses, ""))
 		case n > maxEndpointAddresses:
 			errs = append(errs, field.TooMany(addresses, n, maxEndpointAddresses))
 		}
@@ -272,12 +274,12 @@ func validateSlicePorts(ports []discoveryv1.EndpointPort) (errs field.ErrorList)
 	return errs
 }
 
-func warnSlice(s *discoveryv1.EndpointSlice) (warnings []string) {
-	if s.AddressType == discoveryv1.AddressTypeFQDN {
-		return []string{"addressType: FQDN endpoints are deprecated"}
+func warnSlice(s, old *discoveryv1.EndpointSlice) (warnings []string) {
+	if s.AddressType == discoveryv1.AddressTypeFQDN && old == nil {
+		warnings = append(warnings, "spec.addressType: FQDN endpoints are deprecated")
 	}
 	if s.Labels[discoveryv1.LabelManagedBy] == "endpointslice-controller.k8s.io" {
-		return nil
+		return warnings
 	}
 	for i := range s.Endpoints {
 		for j, a := range s.Endpoints[i].Addresses {

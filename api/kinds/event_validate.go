@@ -16,12 +16,15 @@ const (
 )
 
 func validateCoreEvent(e *corev1.Event) field.ErrorList {
-	return validateEvent(e, "reportingComponent")
+	if errs := validateEvent(e, "reportingComponent"); len(errs) > 0 {
+		return errs
+	}
+	return ValidateMeta(&e.ObjectMeta, true, NameIsPathSegment)
 }
 
 // validateCoreEventUpdate is as lax as creation: clients of core/v1 rewrite events (count, lastTimestamp).
-func validateCoreEventUpdate(e, _ *corev1.Event) field.ErrorList {
-	return validateEvent(e, "reportingComponent")
+func validateCoreEventUpdate(e, old *corev1.Event) field.ErrorList {
+	return append(ValidateMetaUpdate(&e.ObjectMeta, &old.ObjectMeta), validateEvent(e, "reportingComponent")...)
 }
 
 // validateEvent holds the rules of both APIs. An event with an eventTime was written by a client of the newer API,
@@ -63,9 +66,6 @@ func validateEvent(e *corev1.Event, controllerField string) (errs field.ErrorLis
 		if len(e.Message) > eventNoteMax {
 			errs = append(errs, field.Invalid(field.NewPath("message"), "", "can have at most 1024 characters"))
 		}
-	}
-	for _, sentence := range contentvalidation.IsDNS1123Subdomain(e.Namespace) {
-		errs = append(errs, field.Invalid(field.NewPath("namespace"), e.Namespace, sentence))
 	}
 	return errs
 }

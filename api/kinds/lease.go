@@ -1,11 +1,13 @@
 package kinds
 
 import (
+	"strings"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -66,6 +68,16 @@ func validateLeaseSpec(l *coordinationv1.Lease) (errs field.ErrorList) {
 	}
 	if spec.LeaseTransitions != nil && *spec.LeaseTransitions < 0 {
 		errs = append(errs, field.Invalid(field.NewPath("spec", "leaseTransitions"), *spec.LeaseTransitions, "must be greater than or equal to 0"))
+	}
+	if s := spec.Strategy; s != nil {
+		path := field.NewPath("spec", "strategy", "strategy")
+		if strings.Contains(string(*s), "/") {
+			for _, sentence := range validation.IsQualifiedName(string(*s)) {
+				errs = append(errs, field.Invalid(path, *s, sentence))
+			}
+		} else if *s != coordinationv1.OldestEmulationVersion {
+			errs = append(errs, field.NotSupported(path, *s, []coordinationv1.CoordinatedLeaseStrategy{coordinationv1.OldestEmulationVersion}))
+		}
 	}
 	if spec.PreferredHolder != nil && *spec.PreferredHolder != "" && (spec.Strategy == nil || *spec.Strategy == "") {
 		errs = append(errs, field.Forbidden(field.NewPath("spec", "preferredHolder"), "may only be specified if `strategy` is defined"))

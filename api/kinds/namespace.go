@@ -25,7 +25,7 @@ func Namespaces() *Kind {
 		New:              func() runtime.Object { return new(corev1.Namespace) },
 		NewList:          func() runtime.Object { return new(corev1.NamespaceList) },
 		StoragePrefix:    "namespaces",
-		Default:          defaulting(labelNamespace),
+		Default:          defaulting(defaultNamespace),
 		PrepareForCreate: onCreate(prepareNamespace),
 		PrepareForUpdate: onUpdate(func(ns, old *corev1.Namespace) {
 			ns.Spec.Finalizers = old.Spec.Finalizers
@@ -64,6 +64,13 @@ func Namespaces() *Kind {
 			return []any{ns.Name, string(ns.Status.Phase), age(ns.CreationTimestamp, now)}
 		}),
 		AllowUnconditionalUpdate: true,
+	}
+}
+
+func defaultNamespace(ns *corev1.Namespace) {
+	labelNamespace(ns)
+	if ns.Status.Phase == "" {
+		ns.Status.Phase = corev1.NamespaceActive
 	}
 }
 

@@ -43,7 +43,7 @@ func Nodes() *Kind {
 						n.Status.Config = nil
 					}
 				}),
-				ValidateUpdate: checkingUpdate(validateNodeUpdate),
+				ValidateUpdate: checkingUpdate(validateNodeChange),
 			},
 		},
 		ConnectSubresources: []SubresourceInfo{
@@ -80,6 +80,7 @@ func Nodes() *Kind {
 }
 
 func defaultNode(n *corev1.Node) {
+	normalizePodCIDRs(&n.Spec)
 	if n.Status.Allocatable == nil && n.Status.Capacity != nil {
 		n.Status.Allocatable = make(corev1.ResourceList, len(n.Status.Capacity))
 		for name, quantity := range n.Status.Capacity {
@@ -88,6 +89,17 @@ func defaultNode(n *corev1.Node) {
 	}
 	roundToMilli(n.Status.Capacity)
 	roundToMilli(n.Status.Allocatable)
+}
+
+// normalizePodCIDRs brings podCIDR and podCIDRs, two spellings of one thing (KEP-563), together as upstream does when it
+// decodes: the older field is the first of the newer one, and wins where they differ.
+func normalizePodCIDRs(s *corev1.NodeSpec) {
+	switch {
+	case s.PodCIDR == "" && len(s.PodCIDRs) > 0:
+		s.PodCIDR = s.PodCIDRs[0]
+	case s.PodCIDR != "" && (len(s.PodCIDRs) == 0 || s.PodCIDRs[0] != s.PodCIDR):
+		s.PodCIDRs = []string{s.PodCIDR}
+	}
 }
 
 // nodeStatusWord is "Ready", "NotReady" or "Unknown", and "SchedulingDisabled" after it for a cordoned node.

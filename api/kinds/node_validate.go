@@ -1,7 +1,7 @@
 package kinds
 
 import (
-	"net/netip"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -11,15 +11,16 @@ import (
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	netutils "k8s.io/utils/net"
 )
 
 func validateNode(n *corev1.Node) field.ErrorList {
 	errs := ValidateMeta(&n.ObjectMeta, false, NameIsDNSSubdomain)
-	spec := field.NewPath("spec")
-	errs = append(errs, validateTaints(n.Spec.Taints, spec.Child("taints"))...)
+	// Taints were in metadata once; the path of the message still is.
+	errs = append(errs, validateTaints(n.Spec.Taints, metadataPath.Child("taints"))...)
 	errs = append(errs, validateNodeResources(n)...)
 	if len(n.Spec.PodCIDRs) > 0 {
-		errs = append(errs, validatePodCIDRs(n.Spec.PodCIDRs, spec.Child("podCIDRs"))...)
+		errs = append(errs, validatePodCIDRs(n.Spec.PodCIDRs, specPath.Child("podCIDRs"))...)
 	}
 	return errs
 }
@@ -103,26 +104,35 @@ func namedByVendor(name string) bool {
 
 // validatePodCIDRs wants one range, or one of each family.
 func validatePodCIDRs(cidrs []string, path *field.Path) (errs field.ErrorList) {
-	parsed := make([]netip.Prefix, 0, len(cidrs))
 	for i, c := range cidrs {
-		errs = append(errs, validation.IsValidCIDRForLegacyField(path.Index(i), c, false, cidrs)...)
-		if p, err := netip.ParsePrefix(c); err == nil {
-			parsed = append(parsed, p)
-		}
+		errs = append(errs, validation.IsValidCIDRForLegacyField(path.Index(i), c, true, nil)...)
 	}
 	if len(cidrs) > 1 {
-		dual := len(parsed) == len(cidrs) && slices.ContainsFunc(parsed, func(p netip.Prefix) bool { return p.Addr().Is4() != parsed[0].Addr().Is4() })
-		if len(parsed) == len(cidrs) && (!dual || len(cidrs) > 2) {
+		dual, err := netutils.IsDualStackCIDRStrings(cidrs)
+		if err != nil {
+			errs = append(errs, field.InternalError(path, fmt.Errorf("invalid PodCIDRs. failed to check with dual stack with error:%w", err)))
+		}
+		if !dual || len(cidrs) > 2 {
 			errs = append(errs, field.Invalid(path, cidrs, "may specify no more than one CIDR for each IP family"))
 		}
 	}
 	return errs
 }
 
+// validateNodeUpdate checks an update of the node itself.
 func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
+	return append(validateNode(n), validateNodeChange(n, old)...)
+}
+
+// validateNodeChange checks what an update, of the node or of its status, may change.
+func validateNodeChange(n, old *corev1.Node) field.ErrorList {
 	errs := ValidateMetaUpdate(&n.ObjectMeta, &old.ObjectMeta)
-	errs = append(errs, validateTaints(n.Spec.Taints, field.NewPath("spec", "taints"))...)
-	errs = append(errs, validateNodeResources(n)...)
+	for name, quantity := range n.Status.Capacity {
+		errs = append(errs, validateResourceQuantity(string(name), quantity, field.NewPath("status", "capacity").Child(string(name)))...)
+	}
+	for name, quantity := range n.Status.Allocatable {
+		errs = append(errs, validateResourceQuantity(string(name), quantity, field.NewPath("status", "allocatable").Child(string(name)))...)
+	}
 
 	addresses := make(map[corev1.NodeAddress]bool, len(n.Status.Addresses))
 	for i, a := range n.Status.Addresses {
@@ -135,8 +145,12 @@ func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
 	if len(old.Spec.PodCIDRs) > 0 && !slices.Equal(old.Spec.PodCIDRs, n.Spec.PodCIDRs) {
 		errs = append(errs, field.Forbidden(field.NewPath("spec", "podCIDRs"), "node updates may not change podCIDR except from \"\" to valid"))
 	}
-	if old.Spec.ProviderID != "" && old.Spec.ProviderID != n.Spec.ProviderID {
-		errs = append(errs, field.Forbidden(field.NewPath("spec", "providerID"), "node updates may not change providerID except from \"\" to valid"))
+	switch {
+	case old.Spec.ProviderID == "" || old.Spec.ProviderID == n.Spec.ProviderID:
+	case n.Spec.ProviderID == "":
+		errs = append(errs, field.Invalid(specPath.Child("providerID"), nil, "field cannot be cleared once set"))
+	default:
+		errs = append(errs, field.Invalid(specPath.Child("providerID"), nil, "field cannot be modified once set"))
 	}
 	if frozen, was := frozenNodeSpec(&n.Spec), frozenNodeSpec(&old.Spec); !apiequality.Semantic.DeepEqual(frozen, was) {
 		errs = append(errs, field.Forbidden(field.NewPath(""), "node updates may only change labels, taints, or capacity (or configSource, if the DynamicKubeletConfig feature gate is enabled)"))

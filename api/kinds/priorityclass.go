@@ -115,7 +115,7 @@ func validatePriorityClassUpdate(c, old *schedulingv1.PriorityClass) field.Error
 		errs = append(errs, field.Forbidden(field.NewPath("value"), "may not be changed in an update."))
 	}
 	if !equalPointers(c.PreemptionPolicy, old.PreemptionPolicy) {
-		errs = append(errs, field.Forbidden(field.NewPath("preemptionPolicy"), "may not be changed in an update."))
+		errs = append(errs, field.Invalid(field.NewPath("preemptionPolicy"), c.PreemptionPolicy, "field is immutable"))
 	}
 	return errs
 }

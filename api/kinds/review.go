@@ -126,7 +126,7 @@ func validateReviewQuestion(resource *authorizationv1.ResourceAttributes, path *
 	case resource != nil && path != nil:
 		errs = append(errs, field.Invalid(specPath.Child("nonResourceAttributes"), path, "cannot be specified in combination with resourceAttributes"))
 	case resource == nil && path == nil:
-		errs = append(errs, field.Invalid(specPath.Child("resourceAttributes"), resource, "exactly one of nonResourceAttributes or resourceAttributes must be specified"))
+		errs = append(errs, field.Invalid(specPath, resource, "exactly one of nonResourceAttributes or resourceAttributes must be specified"))
 	}
 	if resource == nil {
 		return errs
@@ -138,10 +138,10 @@ func validateReviewQuestion(resource *authorizationv1.ResourceAttributes, path *
 			errs = append(errs, field.Invalid(at.Child("rawSelector"), f.RawSelector, "may not specified at the same time as requirements"))
 		}
 		if f.RawSelector == "" && len(f.Requirements) == 0 {
-			errs = append(errs, field.Required(at.Child("requirements"), "when fieldSelector is specified, requirements or rawSelector is required"))
+			errs = append(errs, field.Required(at.Child("requirements"), "when spec.resourceAttributes.fieldSelector is specified, requirements or rawSelector is required"))
 		}
 		for i := range f.Requirements {
-			errs = append(errs, metav1validation.ValidateFieldSelectorRequirement(f.Requirements[i], metav1validation.FieldSelectorValidationOptions{}, at.Child("requirements").Index(i))...)
+			errs = append(errs, metav1validation.ValidateFieldSelectorRequirement(f.Requirements[i], metav1validation.FieldSelectorValidationOptions{AllowUnknownOperatorInRequirement: true}, at.Child("requirements").Index(i))...)
 		}
 	}
 	if l := resource.LabelSelector; l != nil {
@@ -150,10 +150,10 @@ func validateReviewQuestion(resource *authorizationv1.ResourceAttributes, path *
 			errs = append(errs, field.Invalid(at.Child("rawSelector"), l.RawSelector, "may not specified at the same time as requirements"))
 		}
 		if l.RawSelector == "" && len(l.Requirements) == 0 {
-			errs = append(errs, field.Required(at.Child("requirements"), "when labelSelector is specified, requirements or rawSelector is required"))
+			errs = append(errs, field.Required(at.Child("requirements"), "when spec.resourceAttributes.labelSelector is specified, requirements or rawSelector is required"))
 		}
 		for i := range l.Requirements {
-			errs = append(errs, metav1validation.ValidateLabelSelectorRequirement(l.Requirements[i], metav1validation.LabelSelectorValidationOptions{}, at.Child("requirements").Index(i))...)
+			errs = append(errs, metav1validation.ValidateLabelSelectorRequirement(l.Requirements[i], metav1validation.LabelSelectorValidationOptions{AllowUnknownOperatorInRequirement: true}, at.Child("requirements").Index(i))...)
 		}
 	}
 	return errs

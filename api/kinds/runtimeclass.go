@@ -4,6 +4,8 @@ import (
 	"time"
 
 	nodev1 "k8s.io/api/node/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
@@ -28,7 +30,7 @@ func RuntimeClasses() *Kind {
 		}),
 		Validate: checking(validateRuntimeClass),
 		ValidateUpdate: checkingUpdate(func(c, old *nodev1.RuntimeClass) field.ErrorList {
-			errs := ValidateMetaUpdate(&c.ObjectMeta, &old.ObjectMeta)
+			errs := append(ValidateMetaUpdate(&c.ObjectMeta, &old.ObjectMeta), validateRuntimeClass(c)...)
 			return append(errs, validation.ValidateImmutableField(c.Handler, old.Handler, field.NewPath("handler"))...)
 		}),
 		ValidateName:     NameIsDNSSubdomain,
@@ -51,7 +53,7 @@ func validateRuntimeClass(c *nodev1.RuntimeClass) field.ErrorList {
 	if c.Handler == "" {
 		errs = append(errs, field.Required(field.NewPath("handler"), ""))
 	} else {
-		for _, sentence := range NameIsDNSLabel(c.Handler, false) {
+		for _, sentence := range content.IsDNS1123Label(c.Handler) {
 			errs = append(errs, field.Invalid(field.NewPath("handler"), c.Handler, sentence))
 		}
 	}
@@ -66,6 +68,14 @@ func validateRuntimeClass(c *nodev1.RuntimeClass) field.ErrorList {
 		}
 		var f faults
 		f.tolerations((&where{name: "scheduling"}).field("tolerations"), s.Tolerations, true)
+		for i := range s.Tolerations {
+			for j := range i {
+				if apiequality.Semantic.DeepEqual(s.Tolerations[i], s.Tolerations[j]) {
+					errs = append(errs, field.Duplicate(field.NewPath("scheduling", "tolerations").Index(i), s.Tolerations[i]))
+					break
+				}
+			}
+		}
 		errs = append(errs, f.list...)
 	}
 	return errs

@@ -47,14 +47,11 @@ func validateClusterIPFields(s, old *corev1.Service) (errs field.ErrorList) {
 	}
 
 	seen := make(map[corev1.IPFamily]bool, 2)
-	familiesRight := true
 	for i, family := range spec.IPFamilies {
-		if family != corev1.IPv4Protocol && family != corev1.IPv6Protocol {
-			familiesRight = false
+		if !knownFamily(family) {
 			errs = append(errs, field.NotSupported(familiesPath.Index(i), family, []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}))
 		}
 		if seen[family] {
-			familiesRight = false
 			errs = append(errs, field.Duplicate(familiesPath.Index(i), family))
 		}
 		seen[family] = true
@@ -73,34 +70,41 @@ func validateClusterIPFields(s, old *corev1.Service) (errs field.ErrorList) {
 	if old != nil {
 		before = old.Spec.ClusterIPs
 	}
-	none := false
+	if len(spec.ClusterIPs) == 1 && spec.ClusterIPs[0] == corev1.ClusterIPNone {
+		return errs
+	}
+	right := true
 	for i, ip := range spec.ClusterIPs {
 		if ip == corev1.ClusterIPNone {
-			none = true
-			if i > 0 || len(spec.ClusterIPs) > 1 {
-				errs = append(errs, field.Invalid(ipsPath, spec.ClusterIPs, "'None' must be the first and only value"))
-				return errs
+			errs = append(errs, field.Invalid(ipsPath, spec.ClusterIPs, "'None' must be the first and only value"))
+			if i == 0 {
+				right = false
+				continue
 			}
-			continue
 		}
-		errs = append(errs, validation.IsValidIPForLegacyField(ipsPath.Index(i), ip, true, before)...)
+		if wrong := validation.IsValidIPForLegacyField(ipsPath.Index(i), ip, true, before); len(wrong) > 0 {
+			errs = append(errs, wrong...)
+			right = false
+		}
 	}
 	if len(spec.ClusterIPs) > 2 {
 		errs = append(errs, field.Invalid(ipsPath, spec.ClusterIPs, "may only hold up to 2 values"))
 	}
-	if len(errs) > 0 || none {
+	if !right {
 		return errs
 	}
 	if len(spec.ClusterIPs) == 2 && addressFamily(spec.ClusterIPs[0]) == addressFamily(spec.ClusterIPs[1]) {
 		errs = append(errs, field.Invalid(ipsPath, spec.ClusterIPs, "may specify no more than one IP for each IP family"))
 	}
 	for i, ip := range spec.ClusterIPs {
-		if familiesRight && i < len(spec.IPFamilies) && addressFamily(ip) != spec.IPFamilies[i] {
+		if i < len(spec.IPFamilies) && knownFamily(spec.IPFamilies[i]) && addressFamily(ip) != spec.IPFamilies[i] {
 			errs = append(errs, field.Invalid(ipsPath.Index(i), ip, fmt.Sprintf("expected an %v value as indicated by `ipFamilies[%v]`", spec.IPFamilies[i], i)))
 		}
 	}
 	return errs
 }
+
+func knownFamily(f corev1.IPFamily) bool { return f == corev1.IPv4Protocol || f == corev1.IPv6Protocol }
 
 // addressFamily returns the family of a right address, and "" of another.
 func addressFamily(value string) corev1.IPFamily {
@@ -120,7 +124,7 @@ func validateServiceBalancer(s, old *corev1.Service) (errs field.ErrorList) {
 	spec := &s.Spec
 	balanced := spec.Type == corev1.ServiceTypeLoadBalancer
 
-	if ranges := specPath.Child("loadBalancerSourceRanges"); len(spec.LoadBalancerSourceRanges) > 0 {
+	if ranges := specPath.Child("LoadBalancerSourceRanges"); len(spec.LoadBalancerSourceRanges) > 0 {
 		if !balanced {
 			errs = append(errs, field.Forbidden(ranges, only))
 		}
@@ -254,24 +258,12 @@ func validateBalancerStatus(s, old *corev1.Service) (errs field.ErrorList) {
 				errs = append(errs, field.Invalid(at.Child("hostname"), in.Hostname, "must be a DNS name, not an IP address"))
 			}
 		}
-		for j, p := range in.Ports {
-			at := at.Child("ports").Index(j)
-			for _, sentence := range validation.IsValidPortNum(int(p.Port)) {
-				errs = append(errs, field.Invalid(at.Child("port"), p.Port, sentence))
-			}
-			errs = append(errs, validateProtocol(p.Protocol, at.Child("protocol"))...)
-			if p.Error != nil {
-				for _, sentence := range validation.IsQualifiedName(*p.Error) {
-					errs = append(errs, field.Invalid(at.Child("error"), *p.Error, sentence))
-				}
-			}
-		}
 	}
 	return errs
 }
 
 // warnService tells of what is accepted and does less than it says.
-func warnService(s, old *corev1.Service) (warnings []string) {
+func warnService(s, _ *corev1.Service) (warnings []string) {
 	if s.Spec.Type != corev1.ServiceTypeExternalName {
 		ips := specPath.Child("clusterIPs")
 		for i, ip := range s.Spec.ClusterIPs {
@@ -291,6 +283,9 @@ func warnService(s, old *corev1.Service) (warnings []string) {
 			warnings = append(warnings, "spec.SessionAffinity is ignored for headless services")
 		}
 	}
+	if len(s.Spec.ExternalIPs) > 0 {
+		warnings = append(warnings, "spec.externalIPs is deprecated and may no longer be implemented in some clusters")
+	}
 	for i, ip := range s.Spec.ExternalIPs {
 		warnings = append(warnings, validation.GetWarningsForIP(specPath.Child("externalIPs").Index(i), ip)...)
 	}
@@ -306,7 +301,6 @@ func warnService(s, old *corev1.Service) (warnings []string) {
 	if s.Spec.Type != corev1.ServiceTypeExternalName && s.Spec.ExternalName != "" {
 		warnings = append(warnings, "spec.externalName is ignored when spec.type is not \"ExternalName\"")
 	}
-	_ = old
 	if d := s.Spec.TrafficDistribution; d != nil && *d == corev1.ServiceTrafficDistributionPreferClose {
 		warnings = append(warnings, "spec.trafficDistribution: PreferClose is deprecated in v1.34+; use PreferSameZone")
 	}

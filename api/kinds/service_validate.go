@@ -264,7 +264,9 @@ func validateServiceTraffic(s *corev1.Service) (errs field.ErrorList) {
 		if spec.HealthCheckNodePort != 0 {
 			errs = append(errs, field.Invalid(health, spec.HealthCheckNodePort, "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'"))
 		}
-	} else if spec.HealthCheckNodePort != 0 {
+	} else if spec.HealthCheckNodePort == 0 {
+		errs = append(errs, field.Required(health, ""))
+	} else {
 		for _, sentence := range validation.IsValidPortNum(int(spec.HealthCheckNodePort)) {
 			errs = append(errs, field.Invalid(health, spec.HealthCheckNodePort, sentence))
 		}
@@ -287,7 +289,7 @@ func validateServiceTraffic(s *corev1.Service) (errs field.ErrorList) {
 		case corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameNode, corev1.ServiceTrafficDistributionPreferSameZone:
 		default:
 			errs = append(errs, field.NotSupported(specPath.Child("trafficDistribution"), *d, []string{
-				corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameNode, corev1.ServiceTrafficDistributionPreferSameZone,
+				corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone, corev1.ServiceTrafficDistributionPreferSameNode,
 			}))
 		}
 	}

@@ -1,0 +1,417 @@
+package kinds
+
+import (
+	"bufio"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"flag"
+	"io"
+	"math/rand"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	"sigs.k8s.io/yaml"
+)
+
+// What upstream answers to every other kind is recorded in testdata/kinds/answers.jsonl.gz, from the manifests beside it
+// with one thing changed in each. To record again: build the package kinds of testdata/upstream, and run
+//
+//	go test ./api/kinds -run TestKindAnswers -upstream-kinds PROGRAM
+var upstreamKinds = flag.String("upstream-kinds", "", "program of testdata/upstream/kinds: record its answers anew")
+
+const kindAnswersFile = "testdata/kinds/answers.jsonl.gz"
+
+// kindCase is one question to upstream, with the answer.
+type kindCase struct {
+	Op       string          `json:"op"`   // create, update, or a subresource
+	File     string          `json:"file"` // manifest in testdata/kinds
+	Set      []change        `json:"set,omitempty"`
+	Errors   []string        `json:"errors,omitempty"`
+	Warnings []string        `json:"warnings,omitempty"`
+	Object   json.RawMessage `json:"object,omitempty"` // what is stored, where nothing is wrong
+}
+
+func kindManifest(t testing.TB, name string) (*Kind, any) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata/kinds", name+".yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := yaml.YAMLToJSON(text)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	var document map[string]any
+	if err := json.Unmarshal(data, &document); err != nil {
+		t.Fatal(err)
+	}
+	want := schema.FromAPIVersionAndKind(document["apiVersion"].(string), document["kind"].(string))
+	delete(document, "apiVersion")
+	delete(document, "kind")
+	for _, k := range All() {
+		if k.GroupVersionKind == want {
+			return k, document
+		}
+	}
+	t.Fatalf("%s: no kind %s", name, want)
+	return nil, nil
+}
+
+func decodeAs(k *Kind, document any) (runtime.Object, error) {
+	data, err := json.Marshal(document)
+	if err != nil {
+		return nil, err
+	}
+	obj := k.New()
+	return obj, json.Unmarshal(data, obj)
+}
+
+func documentOf(t testing.TB, obj any) (document any) {
+	t.Helper()
+	data, err := json.Marshal(obj)
+	if err == nil {
+		err = json.Unmarshal(data, &document)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return document
+}
+
+// stored is a manifest as it lies in the store.
+func stored(t testing.TB, k *Kind, document any) runtime.Object {
+	t.Helper()
+	obj, err := decodeAs(k, document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k.Default != nil {
+		k.Default(obj)
+	}
+	m := objectMeta(obj)
+	m.UID, m.ResourceVersion = "u", "7"
+	return obj
+}
+
+// question makes the object of a request and the stored one; ok is false for what cannot be decoded.
+func (c *kindCase) question(t testing.TB) (k *Kind, obj, old runtime.Object, ok bool) {
+	t.Helper()
+	k, document := kindManifest(t, c.File)
+	if c.Op != "create" {
+		old = stored(t, k, document)
+		document = documentOf(t, old)
+	}
+	obj, err := decodeAs(k, applyChanges(document, c.Set))
+	return k, obj, old, err == nil
+}
+
+var jane = request.WithUser(context.Background(), &user.DefaultInfo{Name: "jane", UID: "7", Groups: []string{"g"}, Extra: map[string][]string{"k": {"v"}}})
+
+// kindAnswer does what the API server does with a write.
+func kindAnswer(k *Kind, op string, obj, old runtime.Object) (errs field.ErrorList, warnings []string) {
+	if k.Default != nil {
+		k.Default(obj)
+	}
+	if old != nil {
+		objectMeta(obj).Generation = objectMeta(old).Generation
+	}
+	prepare, prepareUpdate, validateUpdate := k.PrepareForCreate, k.PrepareForUpdate, k.ValidateUpdate
+	if op == "create" {
+		if prepare != nil {
+			prepare(jane, obj)
+		}
+		errs = k.Validate(jane, obj)
+	} else {
+		if op != "update" {
+			s := k.Subresources[op]
+			prepareUpdate, validateUpdate = s.PrepareForUpdate, s.ValidateUpdate
+		}
+		if prepareUpdate != nil {
+			prepareUpdate(jane, obj, old)
+		}
+		errs = validateUpdate(jane, obj, old)
+	}
+	if k.Warnings != nil && len(errs) == 0 && (op == "create" || op == "update") {
+		warnings = k.Warnings(jane, obj, old)
+	}
+	return errs, warnings
+}
+
+// forgetStamps removes times that writes set to now.
+func forgetStamps(document any) any {
+	if m, ok := document.(map[string]any); ok {
+		if c, ok := m["status"].(map[string]any); ok {
+			for _, x := range asList(c["conditions"]) {
+				if x, ok := x.(map[string]any); ok {
+					delete(x, "lastTransitionTime")
+					delete(x, "lastUpdateTime")
+				}
+			}
+		}
+	}
+	return document
+}
+
+func asList(v any) []any {
+	list, _ := v.([]any)
+	return list
+}
+
+// plainFaults is plainErrors with the values left out where upstream prints its internal types.
+func plainFaults(errs field.ErrorList) (plain []string) {
+	for _, e := range errs {
+		plain = append(plain, plainFault(e.Field, e.ErrorBody()))
+	}
+	slices.Sort(plain)
+	return slices.Compact(plain)
+}
+
+var (
+	// hiddenValue is a value that upstream prints in the form of its internal types, or not at all.
+	hiddenValue = regexp.MustCompile(`(value|field): (0x[0-9a-f]+|\(\*[^:]*|"<[^"]*>"|\{.*\}|\[.*\]|null|"[A-Za-z0-9+/]{200,}={0,2}")`)
+)
+
+func plainFault(path, body string) string {
+	if strings.HasSuffix(body, ": field is immutable") { // the value is a pointer's, or not, by the kind
+		body = "Invalid value: null: field is immutable"
+	}
+	return path + ": " + hiddenValue.ReplaceAllString(body, "$1: VALUE")
+}
+
+func TestKindAnswers(t *testing.T) {
+	if *upstreamKinds != "" {
+		recordKindAnswers(t)
+	}
+	f, err := os.Open(kindAnswersFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	decoder, n, wrong := json.NewDecoder(z), 0, map[string]int{}
+	for {
+		var c kindCase
+		if err := decoder.Decode(&c); err == io.EOF {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		n++
+		k, obj, old, ok := c.question(t)
+		if !ok {
+			t.Fatalf("%s %s set %s cannot be decoded", c.Op, c.File, show(c.Set))
+		}
+		errs, warnings := kindAnswer(k, c.Op, obj, old)
+		complain := func(what, difference string) {
+			if wrong[c.File]++; wrong[c.File] <= 12 {
+				t.Errorf("%s %s set %s: %s%s", c.Op, c.File, show(c.Set), what, difference)
+			}
+		}
+		if d := differ(plainFaults(errs), c.Errors); d != "" {
+			complain("errors", d)
+		}
+		if d := differ(warnings, c.Warnings); d != "" {
+			complain("warnings", d)
+		}
+		if c.Object != nil {
+			var want any
+			if err := json.Unmarshal(c.Object, &want); err != nil {
+				t.Fatal(err)
+			}
+			got := documentOf(t, obj)
+			for _, d := range []any{got, want} {
+				delete(d.(map[string]any), "kind")
+				delete(d.(map[string]any), "apiVersion")
+			}
+			if got, want := forgetStamps(got), forgetStamps(want); !equality.Semantic.DeepEqual(got, want) {
+				complain("object", differ(strings.Split(show(got), ","), strings.Split(show(want), ",")))
+			}
+		}
+	}
+	if n < 1000 {
+		t.Errorf("%d answers in %s, expected more than 1000", n, kindAnswersFile)
+	}
+	for file, n := range wrong {
+		t.Logf("%s: %d differ", file, n)
+	}
+}
+
+// differ lists what only one side has, ours after +, upstream's after -.
+func differ(got, want []string) string {
+	var out strings.Builder
+	for _, g := range got {
+		if !slices.Contains(want, g) {
+			out.WriteString("\n  + " + g)
+		}
+	}
+	for _, w := range want {
+		if !slices.Contains(got, w) {
+			out.WriteString("\n  - " + w)
+		}
+	}
+	return out.String()
+}
+
+// leavesToServer reports whether the answer would be about what a service's client may leave out and our rules fill in,
+// upstream's storage.
+func leavesToServer(c kindCase) bool {
+	return c.Op == "create" && strings.HasPrefix(c.File, "service") && strings.Contains(show(c.Set), `"clusterIPs"`)
+}
+
+// asksUpstream leaves out what upstream decides outside its strategies: services' addresses and ports are kept by its storage.
+func asksUpstream(k *Kind, op string) bool {
+	return !(k.Plural == "services" && op == "update")
+}
+
+func kindQuestions(t *testing.T) (questions []kindCase) {
+	files, err := filepath.Glob("testdata/kinds/*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	random := rand.New(rand.NewSource(1))
+	anyValue := func() json.RawMessage { return json.RawMessage(oddValues[random.Intn(len(oddValues))]) }
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".yaml")
+		k, document := kindManifest(t, name)
+		ops := []string{"create"}
+		if slices.Contains(k.Verbs, "update") {
+			ops = append(ops, "update")
+			for sub := range k.Subresources {
+				ops = append(ops, sub)
+			}
+			slices.Sort(ops)
+		}
+		for _, op := range ops {
+			if !asksUpstream(k, op) {
+				continue
+			}
+			questions = append(questions, kindCase{Op: op, File: name})
+			values := 3
+			from := document
+			if op != "create" {
+				from = documentOf(t, stored(t, k, document))
+			}
+			for _, at := range placesIn(from, nil) {
+				questions = append(questions, kindCase{Op: op, File: name, Set: []change{{At: at}}})
+				for range values {
+					questions = append(questions, kindCase{Op: op, File: name, Set: []change{{At: at, To: anyValue()}}})
+				}
+				if i, ok := at[len(at)-1].(int); ok {
+					next := append(slices.Clone(at[:len(at)-1]), i+1)
+					questions = append(questions, kindCase{Op: op, File: name, Set: []change{{At: next, To: valueAt(from, at)}}})
+				}
+			}
+		}
+	}
+	return questions
+}
+
+func recordKindAnswers(t *testing.T) {
+	command := exec.Command(*upstreamKinds)
+	command.Stderr = os.Stderr
+	in, err := command.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := command.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(kindAnswersFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	z, err := gzip.NewWriterLevel(f, gzip.BestCompression)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask, answers, record := json.NewEncoder(in), json.NewDecoder(bufio.NewReader(out)), json.NewEncoder(z)
+	asked := map[string]bool{}
+	for _, c := range kindQuestions(t) {
+		if asked[show(c)] || leavesToServer(c) {
+			continue
+		}
+		asked[show(c)] = true
+		k, obj, old, ok := c.question(t)
+		if !ok {
+			continue
+		}
+		question := map[string]any{"op": c.Op, "kind": k.GroupVersionKind, "resource": k.Plural, "obj": obj}
+		if old != nil {
+			question["old"] = old
+		}
+		if err := ask.Encode(question); err != nil {
+			t.Fatal(err)
+		}
+		var a struct {
+			Errors   []struct{ Field, Value string }
+			Warnings []string
+			Obj      json.RawMessage
+			Panic    string
+		}
+		if err := answers.Decode(&a); err != nil {
+			t.Fatal(err)
+		}
+		if a.Panic != "" {
+			t.Logf("%s %s set %s: upstream panics: %s", c.Op, c.File, show(c.Set), a.Panic)
+			continue
+		}
+		for _, e := range a.Errors {
+			c.Errors = append(c.Errors, plainFault(e.Field, e.Value))
+		}
+		slices.Sort(c.Errors)
+		c.Errors = slices.Compact(c.Errors)
+		slices.Sort(a.Warnings)
+		if len(a.Errors) == 0 {
+			if c.Op == "create" || c.Op == "update" {
+				c.Warnings = a.Warnings
+			}
+			c.Object = a.Obj
+		}
+		if err := record.Encode(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, closer := range []io.Closer{in, z, f} {
+		if err := closer.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := command.Wait(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRowsFitColumns: every row has as many cells as there are columns.
+func TestRowsFitColumns(t *testing.T) {
+	for _, k := range All() {
+		if k.Row == nil {
+			continue
+		}
+		if got := len(k.Row(k.New(), time.Now())); got != len(k.Columns) {
+			t.Errorf("%s: %d cells, %d columns", k.Plural, got, len(k.Columns))
+		}
+	}
+}
+
+var _ = metav1.Now
