@@ -27,19 +27,32 @@ func podWarnings(_ context.Context, obj, old runtime.Object) []string {
 	return a.list
 }
 
-// advice gathers warnings.
+// advice gathers warnings. Clients are sent no more than a few KiB of them, so the list ends at mostAdvice.
 type advice struct {
 	list []string
 }
 
+const mostAdvice = 256
+
+// full reports whether there is no use in looking for more.
+func (a *advice) full() bool { return len(a.list) >= mostAdvice }
+
+func (a *advice) add(text ...string) {
+	if !a.full() {
+		a.list = append(a.list, text...)
+	}
+}
+
 func (a *advice) say(w *where, format string, args ...any) {
-	a.list = append(a.list, w.path().String()+": "+fmt.Sprintf(format, args...))
+	if !a.full() {
+		a.list = append(a.list, w.path().String()+": "+fmt.Sprintf(format, args...))
+	}
 }
 
 // ip warns of addresses in another than the usual writing. Those that are none are validation's affair.
 func (a *advice) ip(w *where, ip string) {
 	if netutils.ParseIPSloppy(ip) != nil {
-		a.list = append(a.list, validation.GetWarningsForIP(w.path(), ip)...)
+		a.add(validation.GetWarningsForIP(w.path(), ip)...)
 	}
 }
 

@@ -37,7 +37,7 @@ func (a *advice) overlaps(volumes []corev1.Volume) {
 			for j := range v.Projected.Sources {
 				s := &v.Projected.Sources[j]
 				if *s == (corev1.VolumeProjection{}) {
-					a.list = append(a.list, fmt.Sprintf("volume %q (Projected) has no sources provided", v.Name))
+					a.add(fmt.Sprintf("volume %q (Projected) has no sources provided", v.Name))
 					continue
 				}
 				files = projectedFiles(files, s)
@@ -48,21 +48,22 @@ func (a *advice) overlaps(volumes []corev1.Volume) {
 }
 
 func (a *advice) overlapping(volume, what string, files []file) {
-	for i := range files {
-		f := files[i]
-		if f.path == "" {
-			continue
-		}
+	for i, f := range files {
 		for _, other := range files[:min(i, compared)] {
-			if other.path == "" {
-				continue
+			if a.full() {
+				return
 			}
-			p, q := f.path+"/", other.path+"/"
-			if strings.HasPrefix(p, q) || strings.HasPrefix(q, p) {
-				a.list = append(a.list, fmt.Sprintf("volume %q (%s): overlapping paths: %s with %s", volume, what, f, other))
+			if f.path != "" && other.path != "" && (isBelow(f.path, other.path) || isBelow(other.path, f.path)) {
+				a.add(fmt.Sprintf("volume %q (%s): overlapping paths: %s with %s", volume, what, f, other))
 			}
 		}
 	}
+}
+
+// isBelow reports whether path is dir or something in it.
+func isBelow(path, dir string) bool {
+	rest, ok := strings.CutPrefix(path, dir)
+	return ok && (rest == "" || rest[0] == '/')
 }
 
 func keyFiles(files []file, items []corev1.KeyToPath, source string) []file {

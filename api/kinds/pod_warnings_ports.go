@@ -38,12 +38,15 @@ func (a *advice) ports(w *where, s *corev1.PodSpec) {
 	}
 	for _, p := range all {
 		if p.port.HostIP != "" && p.port.HostPort == 0 {
-			a.list = append(a.list, fmt.Sprintf("%s: hostIP set without hostPort: %+v", p.path, *p.port))
+			a.add(fmt.Sprintf("%s: hostIP set without hostPort: %+v", p.path, *p.port))
 		}
 		key := socket{p.port.ContainerPort, p.port.Protocol}
 		for _, other := range bySocket[key] {
+			if a.full() {
+				return
+			}
 			if clash := portClash(p.port, other.port); clash != "" {
-				a.list = append(a.list, fmt.Sprintf("%s: %s port definition with %s", p.path, clash, other.path))
+				a.add(fmt.Sprintf("%s: %s port definition with %s", p.path, clash, other.path))
 			}
 		}
 		if len(bySocket[key]) < compared {
@@ -55,7 +58,7 @@ func (a *advice) ports(w *where, s *corev1.PodSpec) {
 			continue
 		}
 		if other, ok := byName[p.port.Name]; ok {
-			a.list = append(a.list, fmt.Sprintf("%s: duplicate port name %q with %s, services and probes that select ports by name will use %s", p.path, p.port.Name, other, other))
+			a.add(fmt.Sprintf("%s: duplicate port name %q with %s, services and probes that select ports by name will use %s", p.path, p.port.Name, other, other))
 		} else {
 			byName[p.port.Name] = p.path
 		}
