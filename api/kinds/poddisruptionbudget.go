@@ -37,12 +37,12 @@ func PodDisruptionBudgets() *Kind {
 			}
 		}),
 		Validate: checking(func(b *policyv1.PodDisruptionBudget) field.ErrorList {
-			return append(ValidateMeta(&b.ObjectMeta, true, NameIsDNSSubdomain), validateBudget(&b.Spec)...)
+			return append(ValidateMeta(&b.ObjectMeta, true, NameIsPathSegment), validateBudget(&b.Spec)...)
 		}),
 		ValidateUpdate: checkingUpdate(func(b, old *policyv1.PodDisruptionBudget) field.ErrorList {
 			return append(ValidateMetaUpdate(&b.ObjectMeta, &old.ObjectMeta), validateBudget(&b.Spec)...)
 		}),
-		ValidateName: NameIsDNSSubdomain,
+		ValidateName: NameIsPathSegment,
 		Subresources: map[string]*Subresource{
 			"status": {
 				Verbs:            viewVerbs,
