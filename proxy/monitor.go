@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 
 	"github.com/mdlayher/netlink"
@@ -18,6 +19,7 @@ type monitor struct {
 	conn   *netlink.Conn
 	table  string
 	notify chan<- struct{}
+	log    *slog.Logger
 
 	mu   sync.Mutex // guards port
 	port uint32
@@ -25,12 +27,12 @@ type monitor struct {
 
 const groupNFTables = 7 // NFNLGRP_NFTABLES
 
-func watchTable(table string, notify chan<- struct{}) (*monitor, error) {
+func watchTable(table string, notify chan<- struct{}, log *slog.Logger) (*monitor, error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return nil, fmt.Errorf("watch nftables: %w", err)
 	}
-	m := &monitor{conn: conn, table: table, notify: notify}
+	m := &monitor{conn: conn, table: table, notify: notify, log: log}
 	// Until ignore is called for the first time nothing is ours to find damaged.
 	if err := conn.SetBPF([]bpf.RawInstruction{{Op: unix.BPF_RET | unix.BPF_K, K: 0}}); err == nil {
 		err = conn.JoinGroup(groupNFTables)
@@ -83,6 +85,7 @@ func (m *monitor) run(ctx context.Context) {
 			m.tell() // something was missed; it may have been ours
 			continue
 		} else if err != nil {
+			m.log.Error("the service table is no longer watched for changes by others", "table", m.table, "err", err)
 			return
 		}
 		for _, msg := range msgs {

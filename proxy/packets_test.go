@@ -140,8 +140,8 @@ func (p *pod) serve(t *testing.T, who string) {
 
 func plainHost(a net.Addr) string { return netip.MustParseAddrPort(a.String()).Addr().Unmap().String() }
 
-// start runs the proxy until the test ends and waits until it is ready.
-func (n *node) start() {
+// start runs the proxy until stop or the test's end, and returns when it is ready.
+func (n *node) start() (stop func()) {
 	n.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	factory := informers.NewSharedInformerFactory(n.api, 0)
@@ -155,13 +155,14 @@ func (n *node) start() {
 		done <- Run(ctx, Config{Client: &client.Set{Kubernetes: n.api, Informers: factory}, NodeName: "n1", ServiceCIDRs: serviceCIDRs, Table: testTable,
 			Progress: n, Trace: n, Ready: func() { close(ready) }})
 	}()
-	n.t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			n.t.Errorf("Run: %v", err)
 		}
 		factory.Shutdown()
 	})
+	n.t.Cleanup(stop)
 	select {
 	case <-ready:
 	case err := <-done:
@@ -169,6 +170,7 @@ func (n *node) start() {
 	case <-time.After(10 * time.Second):
 		n.t.Fatal("not ready within 10 s")
 	}
+	return stop
 }
 
 // service makes or replaces a Service with port 80/TCP and 53/UDP, both leading to 8080.
@@ -650,16 +652,64 @@ func TestRepair(t *testing.T) {
 	n.want(n.pods["a"].ns, "tcp", "10.96.0.1:80", "c 10.244.0.2")
 }
 
-// A restarted proxy takes over without a gap: established and new connections go on, and Cleanup leaves nothing.
-func TestCleanup(t *testing.T) {
-	n := newNode(t, "a", "c")
+// While the proxy is away connections go on, and a restarted one takes over without a gap, with what changed meanwhile.
+func TestRestart(t *testing.T) {
+	n := newNode(t, "a", "b", "c")
 	n.service("s 10.96.0.1", nil)
 	n.slice("s", endpoint{pod: "a"})
+	n.start()()
+	n.slice("s", endpoint{pod: "a"}, endpoint{pod: "b", terminating: true})
+	end := make(chan struct{})
+	failed := make(chan string, 1)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-end:
+				return
+			default:
+			}
+			if got := ask(n.pods["c"].ns, "tcp", "10.96.0.1:80"); got != "a 10.244.2.2" {
+				select {
+				case failed <- got:
+				default:
+				}
+			}
+		}
+	})
 	n.start()
-	if err := Cleanup(testTable); err != nil {
+	close(end)
+	wg.Wait()
+	select {
+	case got := <-failed:
+		t.Errorf("during the restart: %s", got)
+	default:
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.leaving || n.reached < uint64(n.revision) || len(n.spans) > 0 {
+		t.Errorf("after the restart: leaving %v, reached %d of %d, spans %v", n.leaving, n.reached, n.revision, n.spans)
+	}
+}
+
+func TestCleanup(t *testing.T) {
+	n := newNode(t, "a")
+	n.service("s 10.96.0.1", nil)
+	n.slice("s", endpoint{pod: "a"})
+	n.start()()
+	for range 2 {
+		if err := Cleanup(testTable); err != nil {
+			t.Error(err)
+		}
+		if err := RemoveRoutes(serviceCIDRs); err != nil {
+			t.Error(err)
+		}
+	}
+	c, err := nftables.New()
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := Cleanup("wherry-never"); err != nil {
-		t.Errorf("cleanup of nothing: %v", err)
+	if there, err := nft.HasTable(c, testTable); err != nil || there {
+		t.Errorf("table after Cleanup: %v, %v", there, err)
 	}
 }

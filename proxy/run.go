@@ -79,7 +79,7 @@ func Run(ctx context.Context, c Config) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	p.repair = make(chan struct{}, 1)
-	if p.monitor, err = watchTable(c.Table, p.repair); err != nil {
+	if p.monitor, err = watchTable(c.Table, p.repair, c.Log); err != nil {
 		return err
 	}
 	wg.Go(func() { p.monitor.run(ctx) })

@@ -520,6 +520,23 @@ func TestBadConfigurations(t *testing.T) {
 	}
 }
 
+// What a runtime writes may be anything: it is refused or usable.
+func FuzzParseConf(f *testing.F) {
+	f.Add([]byte(`{"name":"x","podCIDRs":["10.0.0.0/24","fd00::/64"],"stateDir":"/s","runtimeConfig":{"portMappings":[{"hostPort":80,"hostIP":"::"}]}}`))
+	f.Add([]byte(`{"podCIDRs":["::/0"],"stateDir":"/"}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := parseConf(b)
+		if err != nil {
+			return
+		}
+		for _, p := range c.cidrs {
+			if first, last := usable(p); last.Less(first) || !p.Contains(first) || !p.Contains(last) {
+				t.Errorf("%s: from %s to %s", p, first, last)
+			}
+		}
+	})
+}
+
 func TestWriteConfig(t *testing.T) {
 	dir := t.TempDir()
 	net := Network{PodCIDRs: []string{"10.1.0.0/24"}, StateDir: filepath.Join(dir, "state"), MTU: 1400}
