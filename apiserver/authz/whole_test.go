@@ -133,7 +133,7 @@ func start(t testing.TB) *cluster {
 		return clusterroleaggregation.Run(ctx, clusterroleaggregation.Config{Client: as("clusterrole-aggregation-controller")})
 	})
 	run(func() error {
-		return bootstraptoken.Run(ctx, bootstraptoken.Config{Client: c.masters})
+		return bootstraptoken.Run(ctx, bootstraptoken.Config{Client: as("bootstrap-signer")})
 	})
 	<-furnished
 	return c
@@ -391,6 +391,24 @@ func TestNobodyGetsMoreThanGiven(t *testing.T) {
 	if _, err := admin.CoreV1().Secrets("team").Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "long", Annotations: map[string]string{corev1.ServiceAccountNameKey: "default"}}, Type: corev1.SecretTypeServiceAccountToken}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	expired, err := pki.BootstrapTokenSecret(pki.NewBootstrapToken(), "", time.Now().Add(-2*time.Hour), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := admin.CoreV1().Secrets(expired.Namespace).Create(ctx, expired, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "an expired join token is gone", func(ctx context.Context) bool {
+		_, err := admin.CoreV1().Secrets(expired.Namespace).Get(ctx, expired.Name, metav1.GetOptions{})
+		return apierrors.IsNotFound(err)
+	})
+	if _, err := admin.CoreV1().Secrets("team").Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "orphan", Annotations: map[string]string{corev1.ServiceAccountNameKey: "nobody"}}, Type: corev1.SecretTypeServiceAccountToken}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a token secret without its account is gone", func(ctx context.Context) bool {
+		_, err := admin.CoreV1().Secrets("team").Get(ctx, "orphan", metav1.GetOptions{})
+		return apierrors.IsNotFound(err)
+	})
 	eventually(t, "a token secret is filled and its token works", func(ctx context.Context) bool {
 		s, err := admin.CoreV1().Secrets("team").Get(ctx, "long", metav1.GetOptions{})
 		if err != nil || len(s.Data["token"]) == 0 {

@@ -33,6 +33,7 @@ func wherryClusterRoles() []role {
 		{name: "wherry:controller:service-account-controller", rules: rules{
 			on("create update", core, "configmaps"),
 			on("get update patch delete", core, "secrets"),
+			on("get", core, "serviceaccounts"),
 		}},
 		// kubeadm:get-nodes: a joining node looks whether its name is taken.
 		{name: "wherry:get-nodes", rules: rules{on("get", core, "nodes")}},
@@ -61,6 +62,8 @@ func wherryNamespaceRoles() []role {
 	return []role{
 		// The public half of joining: a node reads the authority and its signature before it has any credential.
 		{namespace: "kube-public", name: "wherry:cluster-info", rules: rules{on("get", core, "configmaps", "cluster-info")}},
+		// A node reads the cluster's addresses when it joins.
+		{namespace: lifecycle.DrainNamespace, name: "wherry:network", rules: rules{on("get", core, "configmaps", "network")}},
 		// A kube-proxy that runs alone acknowledges under its own identity; nodes are held to their own Lease by the node authorizer.
 		{namespace: lifecycle.DrainNamespace, name: "wherry:acknowledge", rules: rules{
 			on("create get list watch patch update", "coordination.k8s.io", "leases"),
@@ -71,6 +74,9 @@ func wherryNamespaceRoles() []role {
 func wherryNamespaceRoleBindings() []binding {
 	return []binding{
 		{namespace: "kube-public", name: "wherry:cluster-info", subjects: subjects{toUser("system:anonymous")}},
+		// Upstream's bootstrap signer and token cleaner are one here.
+		{namespace: "kube-system", name: "wherry:token-cleaner", role: "system:controller:token-cleaner", subjects: subjects{account("kube-system", "bootstrap-signer")}},
+		{namespace: lifecycle.DrainNamespace, name: "wherry:network", subjects: subjects{toGroup("system:nodes")}},
 		{namespace: lifecycle.DrainNamespace, name: "wherry:acknowledge", subjects: subjects{toUser(pki.UserProxy)}},
 	}
 }
