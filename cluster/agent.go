@@ -60,7 +60,7 @@ func RunAgent(ctx context.Context, a Agent, log *slog.Logger, ready func()) (err
 	if err != nil {
 		return err
 	}
-	network, err := readNetwork(p.ctx, set)
+	network, err := readNetwork(p.ctx, set, log)
 	if err != nil {
 		return err
 	}
@@ -152,7 +152,7 @@ const (
 )
 
 // readNetwork reads the cluster's addresses.
-func readNetwork(ctx context.Context, set *client.Set) (Network, error) {
+func readNetwork(ctx context.Context, set *client.Set, log *slog.Logger) (Network, error) {
 	ctx, cancel := context.WithTimeout(ctx, serverWait)
 	defer cancel()
 	var object *corev1.ConfigMap
@@ -161,6 +161,7 @@ func readNetwork(ctx context.Context, set *client.Set) (Network, error) {
 		if object, err = set.Kubernetes.CoreV1().ConfigMaps(networkNamespace).Get(ctx, networkName, metav1.GetOptions{}); err == nil {
 			break
 		}
+		log.Warn("the cluster's addresses cannot be read yet", "error", err)
 		select {
 		case <-ctx.Done():
 			return Network{}, fmt.Errorf("read the cluster's addresses: %w", err)

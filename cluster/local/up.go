@@ -194,7 +194,7 @@ func (c *Cluster) waitReady(ctx context.Context, config *rest.Config, watched []
 		return err
 	case err := <-ready:
 		if errors.Is(err, context.DeadlineExceeded) {
-			return fmt.Errorf("cluster %s: nodes are not Ready after %v: see %s", c.Name, readyTimeout, filepath.Dir(c.logFile(1)))
+			return fmt.Errorf("cluster %s: nodes are not Ready after %v; they said last: %s", c.Name, readyTimeout, c.lastErrors())
 		}
 		return err
 	}
@@ -251,6 +251,15 @@ func noteReady(missing map[string]bool, node *corev1.Node) {
 			delete(missing, node.Name)
 		}
 	}
+}
+
+// lastErrors is what each node's log ends with.
+func (c *Cluster) lastErrors() string {
+	said := make([]string, c.Nodes)
+	for i := range said {
+		said[i] = c.NodeName(i+1) + ": " + lastError(c.logFile(i+1))
+	}
+	return strings.Join(said, "; ")
 }
 
 // lastError finds what a process said last in its log, without the line's decoration.
