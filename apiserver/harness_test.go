@@ -22,7 +22,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/version"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
@@ -33,6 +32,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"wherry.dev/wherry/api/kinds"
+	"wherry.dev/wherry/api/openapi"
 	"wherry.dev/wherry/embedded/etcd"
 	"wherry.dev/wherry/store"
 )
@@ -72,7 +72,7 @@ func start(t testing.TB, change func(*Config)) *world {
 	cert, ca := certificate(t)
 	reg := prometheus.NewRegistry()
 	w := &world{ca: ca, store: st, traces: &recorder{}}
-	c := Config{Kinds: testKinds(), Storage: Storage(st), Registry: reg, Gatherer: reg, Trace: w.traces, TLS: &tls.Config{Certificates: []tls.Certificate{cert}},
+	c := Config{Kinds: kinds.All(), OpenAPI: openapi.New(kinds.All(), "v1.37.2"), Storage: Storage(st), Registry: reg, Gatherer: reg, Trace: w.traces, TLS: &tls.Config{Certificates: []tls.Certificate{cert}},
 		Version: version.Info{Major: "1", Minor: "37", GitVersion: "v1.37.2"}, ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},
 		Authenticator: authenticator.RequestFunc(func(r *http.Request) (*authenticator.Response, bool, error) {
 			switch strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ") {
@@ -156,37 +156,6 @@ func certificate(t testing.TB) (tls.Certificate, []byte) {
 		t.Fatal(err)
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-}
-
-// testKinds are the served ones, and as long as pods are not among them a plain stand-in.
-func testKinds() []*kinds.Kind {
-	all := kinds.All()
-	for _, k := range all {
-		if k.Plural == "pods" {
-			return all
-		}
-	}
-	return append(all, &kinds.Kind{GroupVersionKind: corev1.SchemeGroupVersion.WithKind("Pod"), Plural: "pods", Singular: "pod", ShortNames: []string{"po"}, Categories: []string{"all"},
-		Namespaced: true, Verbs: []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}, StoragePrefix: "pods",
-		New: func() runtime.Object { return &corev1.Pod{} }, NewList: func() runtime.Object { return &corev1.PodList{} },
-		PrepareForCreate: func(_ context.Context, o runtime.Object) {
-			o.(*corev1.Pod).Status = corev1.PodStatus{Phase: corev1.PodPending}
-		},
-		PrepareForUpdate: func(_ context.Context, o, old runtime.Object) { o.(*corev1.Pod).Status = old.(*corev1.Pod).Status },
-		Subresources: map[string]*kinds.Subresource{"status": {Verbs: []string{"get", "patch", "update"}, PrepareForUpdate: func(_ context.Context, o, old runtime.Object) {
-			o.(*corev1.Pod).Spec = old.(*corev1.Pod).Spec
-		}}},
-		SelectableFields: func(o runtime.Object) fields.Set {
-			p := o.(*corev1.Pod)
-			return fields.Set{"metadata.name": p.Name, "metadata.namespace": p.Namespace, "spec.nodeName": p.Spec.NodeName}
-		},
-		FieldLabels: []string{"metadata.name", "metadata.namespace", "spec.nodeName"},
-		Graceful: func(o runtime.Object, options *metav1.DeleteOptions) int64 {
-			if options.GracePeriodSeconds != nil {
-				return *options.GracePeriodSeconds
-			}
-			return 30
-		}})
 }
 
 var root = &user.DefaultInfo{Name: "root", Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}}

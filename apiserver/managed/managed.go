@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"reflect"
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -40,6 +42,7 @@ type Manager struct {
 	kind        *kinds.Kind
 	subresource string
 	types       *Types
+	shapes      shapes
 
 	once sync.Once
 	full *managedfields.FieldManager // set by once
@@ -79,22 +82,128 @@ func (m *Manager) resetFields() *fieldpath.Set {
 }
 
 // Update records in obj's managedFields what manager changed since live (nil on create) and returns obj. It never
-// fails: where ownership cannot be worked out, live's stays.
+// fails: where ownership cannot be worked out, live's stays. live is not changed.
 func (m *Manager) Update(live, obj runtime.Object, manager string) runtime.Object {
+	if live == nil {
+		return m.create(obj, manager)
+	}
+	om, err := meta.Accessor(obj)
+	if err != nil {
+		return obj
+	}
+	lm, err := meta.Accessor(live)
+	if err != nil {
+		return obj
+	}
+	// Ownership follows differences: what is the same on both sides need not be looked at, and often that is all but
+	// one of spec, status and metadata.
+	a, b, same := differing(live, obj)
+	if same && (om.GetManagedFields() == nil || reflect.DeepEqual(om.GetManagedFields(), lm.GetManagedFields())) {
+		om.SetManagedFields(lm.GetManagedFields())
+		return obj
+	}
+	bm, err := meta.Accessor(m.update(a, b, manager))
+	if err == nil {
+		om.SetManagedFields(bm.GetManagedFields())
+	}
+	return obj
+}
+
+// create records that manager owns all of a new object.
+func (m *Manager) create(obj runtime.Object, manager string) runtime.Object {
+	om, err := meta.Accessor(obj)
+	if err != nil {
+		return obj
+	}
+	v := reflect.ValueOf(obj)
+	if om.GetManagedFields() != nil || v.Kind() != reflect.Pointer {
+		return m.update(m.empty(), obj, manager)
+	}
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	key := appendShape((*buf)[:0], v.Elem(), false)
+	*buf = key[:0]
+	if fields, ok := m.shapes.get(key); ok {
+		if fields != nil {
+			t := metav1.Time{Time: time.Now().UTC().Truncate(time.Second)}
+			om.SetManagedFields([]metav1.ManagedFieldsEntry{{Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: m.kind.GroupVersionKind.GroupVersion().String(),
+				Time: &t, FieldsType: "FieldsV1", FieldsV1: fields, Subresource: m.subresource}})
+		}
+		return obj
+	}
+	obj = m.update(m.empty(), obj, manager)
+	if entries := om.GetManagedFields(); len(key) <= maxShapeSize && len(entries) <= 1 {
+		var fields *metav1.FieldsV1
+		if len(entries) == 1 {
+			fields = entries[0].FieldsV1
+		}
+		m.shapes.put(key, fields)
+	}
+	return obj
+}
+
+// buffers are for shapes, which are thrown away when they are known already.
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 1<<10); return &b }}
+
+func (m *Manager) empty() runtime.Object {
+	obj := m.kind.New()
+	obj.GetObjectKind().SetGroupVersionKind(m.kind.GroupVersionKind)
+	return obj
+}
+
+// update is the general way. Both objects belong to the caller; live is only read.
+func (m *Manager) update(live, obj runtime.Object, manager string) runtime.Object {
 	full, err := m.manager()
 	if err != nil {
 		return obj
 	}
-	if live == nil {
-		live = m.kind.New()
-		live.GetObjectKind().SetGroupVersionKind(m.kind.GroupVersionKind)
-	} else if live.GetObjectKind().GroupVersionKind() != m.kind.GroupVersionKind {
-		live = live.DeepCopyObject()
-		live.GetObjectKind().SetGroupVersionKind(m.kind.GroupVersionKind)
-	}
+	live.GetObjectKind().SetGroupVersionKind(m.kind.GroupVersionKind)
 	obj.GetObjectKind().SetGroupVersionKind(m.kind.GroupVersionKind)
 	return full.UpdateNoErrors(live, obj, manager)
 }
+
+// differing returns shallow copies of two objects of one type without the parts that are equal, and whether all are.
+// Metadata stays, without what is equal in it; managedFields stay as they are.
+func differing(a, b runtime.Object) (da, db runtime.Object, same bool) {
+	va, vb := reflect.ValueOf(a).Elem(), reflect.ValueOf(b).Elem()
+	ca, cb := reflect.New(va.Type()), reflect.New(vb.Type())
+	ca.Elem().Set(va)
+	cb.Elem().Set(vb)
+	same = true
+	for i := range va.NumField() {
+		switch fa, fb := ca.Elem().Field(i), cb.Elem().Field(i); fa.Type() {
+		case typeMetaType:
+		case objectMetaType:
+			ma, mb := fa.Addr().Interface().(*metav1.ObjectMeta), fb.Addr().Interface().(*metav1.ObjectMeta)
+			fields := [][2]reflect.Value{}
+			for _, name := range []string{"Labels", "Annotations", "OwnerReferences", "Finalizers"} {
+				fields = append(fields, [2]reflect.Value{reflect.ValueOf(ma).Elem().FieldByName(name), reflect.ValueOf(mb).Elem().FieldByName(name)})
+			}
+			for _, f := range fields {
+				if reflect.DeepEqual(f[0].Interface(), f[1].Interface()) {
+					f[0].SetZero()
+					f[1].SetZero()
+				}
+			}
+			x, y := *ma, *mb
+			x.ManagedFields, y.ManagedFields = nil, nil
+			same = same && reflect.DeepEqual(x, y)
+		default:
+			if reflect.DeepEqual(fa.Interface(), fb.Interface()) {
+				fa.SetZero()
+				fb.SetZero()
+			} else {
+				same = false
+			}
+		}
+	}
+	return ca.Interface().(runtime.Object), cb.Interface().(runtime.Object), same
+}
+
+var (
+	typeMetaType   = reflect.TypeFor[metav1.TypeMeta]()
+	objectMetaType = reflect.TypeFor[metav1.ObjectMeta]()
+)
 
 // Apply merges an applied configuration into live and returns the new object, which is the caller's. live is not
 // changed. Conflicts with other managers are a 409 with one cause each, unless force is set.

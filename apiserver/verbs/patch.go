@@ -189,13 +189,24 @@ func (p *patcher) jsonPatch(data []byte) (nextFunc, error) {
 		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", maxJSONPatchOperations, len(ops)))
 	}
 	return p.viaJSON(func(doc []byte) ([]byte, error) {
-		out, err := ops.Apply(doc)
+		out, err := applyOperations(ops, doc)
 		if err != nil {
 			// what the patch asks for cannot be done to this object: the client's error, not a malformed request
 			return nil, unprocessable(err.Error())
 		}
 		return out, nil
 	}), nil
+}
+
+// applyOperations makes an error of the library's panics: it follows a nil value where, for one, an operation on the
+// whole document has none.
+func applyOperations(ops jsonpatch.Patch, doc []byte) (out []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the operations cannot be applied: %v", p)
+		}
+	}()
+	return ops.Apply(doc)
 }
 
 // mergePatch follows RFC 7386.
@@ -284,7 +295,12 @@ func (p *patcher) strategicPatch(data []byte) (nextFunc, error) {
 		if err != nil {
 			return nil, err
 		}
-		doc, err := runtime.DefaultUnstructuredConverter.ToUnstructured(view)
+		part := view
+		fields, partial := touched(view, patch)
+		if partial {
+			part = only(view, fields)
+		}
+		doc, err := runtime.DefaultUnstructuredConverter.ToUnstructured(part)
 		if err != nil {
 			return nil, apierrors.NewInternalError(err)
 		}
@@ -302,6 +318,9 @@ func (p *patcher) strategicPatch(data []byte) (nextFunc, error) {
 			if err := p.warnOrFail(strict.Errors()); err != nil {
 				return nil, err
 			}
+		}
+		if partial {
+			obj = replaced(view, obj, fields)
 		}
 		obj.GetObjectKind().SetGroupVersionKind(p.gvk())
 		return p.finish(current, obj)
