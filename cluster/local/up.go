@@ -27,7 +27,8 @@ type UpOptions struct {
 	Nodes      int      // 0: as it was, or 1
 	DataDir    string   // "" for the default
 	Kubeconfig string   // file to merge the cluster into; "" for the user's default
-	ServerArgs []string // further flags of every node's process, for tests and the curious
+	NodeArgs   []string // further flags of every node's process, for tests and the curious
+	ServerArgs []string // further flags of the first node's process, `wherry server`, alone
 	Progress   io.Writer
 }
 
@@ -135,9 +136,9 @@ func (c *Cluster) start(ctx context.Context, o UpOptions) error {
 			watched[i-1] = p
 			continue
 		}
-		args := append(c.nodeArgs(i), o.ServerArgs...)
+		args := append(c.nodeArgs(i), o.NodeArgs...)
 		if i == 1 {
-			args = append([]string{"server", "--name", c.Name}, args...)
+			args = append([]string{"server", "--name", c.Name}, append(args, o.ServerArgs...)...)
 		} else {
 			args = append([]string{"agent", "--server", c.serverURL(), "--token-file", server.Node.TokenFile(), "--ca-hash", credentials.CAHash}, args...)
 		}

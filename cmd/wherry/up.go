@@ -38,7 +38,8 @@ func newUpCommand() *cobra.Command {
 	}
 	addClusterFlags(cmd, &o.Name, &o.DataDir, &o.Kubeconfig)
 	cmd.Flags().IntVar(&o.Nodes, "nodes", 0, "nodes, each a network namespace with its own runtime, kubelet, proxy and DNS (default: as it was, or 1)")
-	cmd.Flags().StringArrayVar(&o.ServerArgs, "node-arg", nil, "further flag of every node's process, such as --node-arg=--drain-timeout=0")
+	cmd.Flags().StringArrayVar(&o.NodeArgs, "node-arg", nil, "further flag of every node's process, such as --node-arg=--drain-timeout=0")
+	cmd.Flags().StringArrayVar(&o.ServerArgs, "server-arg", nil, "further flag of the server's process alone, such as --server-arg=--listen-etcd")
 	return cmd
 }
 
