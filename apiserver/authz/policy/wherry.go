@@ -75,6 +75,7 @@ func wherryNamespaceRoleBindings() []binding {
 	return []binding{
 		{namespace: "kube-public", name: "wherry:cluster-info", subjects: subjects{toUser("system:anonymous")}},
 		// Upstream's bootstrap signer and token cleaner are one here.
+		{namespace: "kube-system", name: "wherry:token-cleaner", role: "system:controller:token-cleaner", subjects: subjects{account("kube-system", "bootstrap-signer")}},
 		{namespace: lifecycle.DrainNamespace, name: "wherry:network", subjects: subjects{toGroup("system:nodes")}},
 		{namespace: lifecycle.DrainNamespace, name: "wherry:acknowledge", subjects: subjects{toUser(pki.UserProxy)}},
 	}
