@@ -79,7 +79,9 @@ func TestServiceClaims(t *testing.T) {
 	})
 	ctx := context.Background()
 	services := cs.CoreV1().Services("default")
-	create := func(s *corev1.Service) (*corev1.Service, error) { return services.Create(ctx, s, metav1.CreateOptions{}) }
+	create := func(s *corev1.Service) (*corev1.Service, error) {
+		return services.Create(ctx, s, metav1.CreateOptions{})
+	}
 	must := func(s *corev1.Service) *corev1.Service {
 		t.Helper()
 		out, err := create(s)

@@ -19,7 +19,9 @@ var podKind = kinds.Pods()
 // filler makes pods that decode: unique keys, few elements, no free-form values that the wire could not carry.
 func filler(seed int64) *randfill.Filler {
 	return randfill.New().RandSource(rand.NewSource(seed)).NilChance(.5).NumElements(1, 3).MaxDepth(9).Funcs(
-		func(q *resource.Quantity, c randfill.Continue) { *q = *resource.NewQuantity(int64(c.Intn(1000)), resource.DecimalSI) },
+		func(q *resource.Quantity, c randfill.Continue) {
+			*q = *resource.NewQuantity(int64(c.Intn(1000)), resource.DecimalSI)
+		},
 		func(f *metav1.FieldsV1, _ randfill.Continue) { *f = metav1.FieldsV1{} },
 		func(m *[]metav1.ManagedFieldsEntry, _ randfill.Continue) { *m = nil },
 		func(t *metav1.Time, c randfill.Continue) { *t = metav1.Unix(int64(c.Intn(1<<30)+1), 0) },
