@@ -242,6 +242,7 @@ const startTimeout = 2 * time.Minute
 func (c *controlPlane) seed(ctx context.Context) error {
 	steps := []func(context.Context) error{
 		func(ctx context.Context) error { return policy.Reconcile(ctx, c.masters.Kubernetes, policy.Default()) },
+		func(ctx context.Context) error { return admission.EnsureSystemPriorityClasses(ctx, c.masters.Kubernetes) },
 		c.seedToken, c.seedNetwork, c.seedClusterInfo,
 	}
 	errs := make([]error, len(steps))
