@@ -37,12 +37,18 @@ const kindAnswersFile = "testdata/kinds/answers.jsonl.gz"
 
 // kindCase is one question to upstream, with the answer.
 type kindCase struct {
-	Op       string          `json:"op"`   // create, update, or a subresource
-	File     string          `json:"file"` // manifest in testdata/kinds
-	Set      []change        `json:"set,omitempty"`
+	Op       string          `json:"op"`            // create, update, a subresource, or print
+	File     string          `json:"file"`          // manifest in testdata/kinds
+	Was      []change        `json:"was,omitempty"` // made to the manifest before it is stored (updates)
+	Set      []change        `json:"set,omitempty"` // made by the request
 	Errors   []string        `json:"errors,omitempty"`
 	Warnings []string        `json:"warnings,omitempty"`
 	Object   json.RawMessage `json:"object,omitempty"` // what is stored, where nothing is wrong
+
+	// Of print: when, and the columns (without their descriptions) and cells.
+	Now     *metav1.Time                   `json:"now,omitempty"`
+	Columns []metav1.TableColumnDefinition `json:"columns,omitempty"`
+	Cells   []any                          `json:"cells,omitempty"`
 }
 
 func kindManifest(t testing.TB, name string) (*Kind, any) {
@@ -111,8 +117,8 @@ func stored(t testing.TB, k *Kind, document any) runtime.Object {
 func (c *kindCase) question(t testing.TB) (k *Kind, obj, old runtime.Object, ok bool) {
 	t.Helper()
 	k, document := kindManifest(t, c.File)
-	if c.Op != "create" {
-		old = stored(t, k, document)
+	if c.Op != "create" && c.Op != "print" {
+		old = stored(t, k, applyChanges(document, c.Was))
 		document = documentOf(t, old)
 	}
 	obj, err := decodeAs(k, applyChanges(document, c.Set))
@@ -218,10 +224,26 @@ func TestKindAnswers(t *testing.T) {
 		if !ok {
 			t.Fatalf("%s %s set %s cannot be decoded", c.Op, c.File, show(c.Set))
 		}
+		if c.Op == "print" {
+			columns := slices.Clone(k.Columns)
+			for i := range columns {
+				columns[i].Description = ""
+			}
+			if got, want := show(columns), show(c.Columns); got != want {
+				t.Errorf("columns of %s:\n got %s\nwant %s", k.Plural, got, want)
+			}
+			if k.Default != nil {
+				k.Default(obj)
+			}
+			if got, want := show(k.Row(obj, c.Now.Time)), show(c.Cells); got != want {
+				t.Errorf("%s set %s is printed\n as %s\nnot %s", c.File, show(c.Set), got, want)
+			}
+			continue
+		}
 		errs, warnings := kindAnswer(k, c.Op, obj, old)
 		complain := func(what, difference string) {
 			if wrong[c.File]++; wrong[c.File] <= 12 {
-				t.Errorf("%s %s set %s: %s%s", c.Op, c.File, show(c.Set), what, difference)
+				t.Errorf("%s %s was %s set %s: %s%s", c.Op, c.File, show(c.Was), show(c.Set), what, difference)
 			}
 		}
 		if d := differ(plainFaults(errs), c.Errors); d != "" {
@@ -269,15 +291,19 @@ func differ(got, want []string) string {
 	return out.String()
 }
 
-// leavesToServer reports whether the answer would be about what a service's client may leave out and our rules fill in,
-// upstream's storage.
+// leavesToServer reports whether the answer would be about what a service's client may leave out: our rules fill it in,
+// with upstream its storage does, around the rules that answer here.
 func leavesToServer(c kindCase) bool {
-	return c.Op == "create" && strings.HasPrefix(c.File, "service") && strings.Contains(show(c.Set), `"clusterIPs"`)
-}
-
-// asksUpstream leaves out what upstream decides outside its strategies: services' addresses and ports are kept by its storage.
-func asksUpstream(k *Kind, op string) bool {
-	return !(k.Plural == "services" && op == "update")
+	if !strings.HasPrefix(c.File, "service") || c.File == "serviceaccount" {
+		return false
+	}
+	set := show(c.Set)
+	for _, field := range []string{"clusterIP", "nodePort", "healthCheckNodePort", "spec", "ipFamilies", "ipFamilyPolicy"} {
+		if c.Op == "update" && len(c.Set) == 1 && strings.Contains(set, `"`+field+`"]`) {
+			return true
+		}
+	}
+	return strings.Contains(set, `"clusterIPs"`) && !strings.Contains(set, `"clusterIPs"],"to":["`)
 }
 
 func kindQuestions(t *testing.T) (questions []kindCase) {
@@ -290,6 +316,9 @@ func kindQuestions(t *testing.T) (questions []kindCase) {
 	for _, file := range files {
 		name := strings.TrimSuffix(filepath.Base(file), ".yaml")
 		k, document := kindManifest(t, name)
+		if k.Row != nil {
+			questions = append(questions, kindCase{Op: "print", File: name})
+		}
 		ops := []string{"create"}
 		if slices.Contains(k.Verbs, "update") {
 			ops = append(ops, "update")
@@ -299,9 +328,6 @@ func kindQuestions(t *testing.T) (questions []kindCase) {
 			slices.Sort(ops)
 		}
 		for _, op := range ops {
-			if !asksUpstream(k, op) {
-				continue
-			}
 			questions = append(questions, kindCase{Op: op, File: name})
 			values := 3
 			from := document
@@ -319,6 +345,44 @@ func kindQuestions(t *testing.T) (questions []kindCase) {
 				}
 			}
 		}
+	}
+	return append(questions, writtenQuestions(t)...)
+}
+
+// writtenQuestions reads testdata/kinds/questions: an operation, a manifest, then changes "path=value", those before
+// "->" made to the stored object. In a path, "%" stands for a dot.
+func writtenQuestions(t *testing.T) (questions []kindCase) {
+	text, err := os.ReadFile("testdata/kinds/questions")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		words := strings.Fields(line)
+		if len(words) == 0 || words[0] == "#" {
+			continue
+		}
+		c := kindCase{Op: words[0], File: words[1]}
+		for _, word := range words[2:] {
+			if word == "->" {
+				c.Was, c.Set = c.Set, nil
+				continue
+			}
+			path, value, set := strings.Cut(word, "=")
+			var change change
+			for step := range strings.SplitSeq(path, ".") {
+				step = strings.ReplaceAll(step, "%", ".")
+				if n := 0; len(step) < 3 && json.Unmarshal([]byte(step), &n) == nil {
+					change.At = append(change.At, n)
+				} else {
+					change.At = append(change.At, step)
+				}
+			}
+			if set {
+				change.To = json.RawMessage(value)
+			}
+			c.Set = append(c.Set, change)
+		}
+		questions = append(questions, c)
 	}
 	return questions
 }
@@ -367,10 +431,19 @@ func recordKindAnswers(t *testing.T) {
 			Errors   []struct{ Field, Value string }
 			Warnings []string
 			Obj      json.RawMessage
+			Columns  []metav1.TableColumnDefinition
+			Cells    []any
 			Panic    string
 		}
 		if err := answers.Decode(&a); err != nil {
 			t.Fatal(err)
+		}
+		if c.Op == "print" {
+			now := metav1.Now()
+			c.Now, c.Columns, c.Cells = &now, a.Columns, a.Cells
+			for i := range c.Columns {
+				c.Columns[i].Description = ""
+			}
 		}
 		if a.Panic != "" {
 			t.Logf("%s %s set %s: upstream panics: %s", c.Op, c.File, show(c.Set), a.Panic)
@@ -382,7 +455,7 @@ func recordKindAnswers(t *testing.T) {
 		slices.Sort(c.Errors)
 		c.Errors = slices.Compact(c.Errors)
 		slices.Sort(a.Warnings)
-		if len(a.Errors) == 0 {
+		if len(a.Errors) == 0 && c.Op != "print" {
 			if c.Op == "create" || c.Op == "update" {
 				c.Warnings = a.Warnings
 			}
@@ -413,5 +486,3 @@ func TestRowsFitColumns(t *testing.T) {
 		}
 	}
 }
-
-var _ = metav1.Now

@@ -3,11 +3,9 @@ package kinds
 import (
 	"context"
 	"slices"
-	"strings"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -134,24 +132,23 @@ func stampConditions(c, old *certificatesv1.CertificateSigningRequest, now metav
 	}
 }
 
-// csrCondition is the last decision, and whether it has been carried out.
+// csrCondition is the decision (denial wins, whatever the conditions' status) and what became of it.
 func csrCondition(c *certificatesv1.CertificateSigningRequest) string {
-	var words []string
-	for _, want := range []certificatesv1.RequestConditionType{certificatesv1.CertificateDenied, certificatesv1.CertificateApproved, certificatesv1.CertificateFailed} {
-		if slices.ContainsFunc(c.Status.Conditions, func(x certificatesv1.CertificateSigningRequestCondition) bool {
-			return x.Type == want && x.Status != corev1.ConditionFalse
-		}) {
-			if want == certificatesv1.CertificateApproved && len(words) > 0 {
-				continue // denied wins
-			}
-			words = append(words, string(want))
-		}
+	has := func(t certificatesv1.RequestConditionType) bool {
+		return slices.ContainsFunc(c.Status.Conditions, func(x certificatesv1.CertificateSigningRequestCondition) bool { return x.Type == t })
 	}
-	if len(words) == 0 {
-		return "Pending"
+	word := "Pending"
+	switch {
+	case has(certificatesv1.CertificateDenied):
+		word = "Denied"
+	case has(certificatesv1.CertificateApproved):
+		word = "Approved"
+	}
+	if has(certificatesv1.CertificateFailed) {
+		word += ",Failed"
 	}
 	if len(c.Status.Certificate) > 0 {
-		words = append(words, "Issued")
+		word += ",Issued"
 	}
-	return strings.Join(words, ",")
+	return word
 }

@@ -11,13 +11,15 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 // minCertificateSeconds is the shortest lifetime a client may ask for.
 const minCertificateSeconds = 600
+
+// legacySigner is what requests of the beta version without a signer name were given.
+const legacySigner = "kubernetes.io/legacy-unknown"
 
 var keyUsages = []certificatesv1.KeyUsage{
 	certificatesv1.UsageSigning, certificatesv1.UsageDigitalSignature, certificatesv1.UsageContentCommitment,
@@ -31,7 +33,11 @@ var keyUsages = []certificatesv1.KeyUsage{
 
 func validateCSR(c *certificatesv1.CertificateSigningRequest) field.ErrorList {
 	errs := ValidateMeta(&c.ObjectMeta, false, func(string, bool) []string { return nil })
-	return append(errs, validateCSRSpec(c)...)
+	errs = append(errs, validateCSRSpec(c)...)
+	if len(errs) == 0 { // the last of upstream's checks, which has only the name left
+		errs = ValidateMeta(&c.ObjectMeta, false, NameIsPathSegment)
+	}
+	return errs
 }
 
 func validateCSRSpec(c *certificatesv1.CertificateSigningRequest) (errs field.ErrorList) {
@@ -53,6 +59,9 @@ func validateCSRSpec(c *certificatesv1.CertificateSigningRequest) (errs field.Er
 		seen[u] = true
 	}
 	errs = append(errs, validateSignerName(c.Spec.SignerName, specPath.Child("signerName"))...)
+	if c.Spec.SignerName == legacySigner {
+		errs = append(errs, field.Invalid(specPath.Child("signerName"), c.Spec.SignerName, "the legacy signerName is not allowed via this API version"))
+	}
 	if s := c.Spec.ExpirationSeconds; s != nil && *s < minCertificateSeconds {
 		errs = append(errs, field.Invalid(specPath.Child("expirationSeconds"), *s, "may not specify a duration less than 600 seconds (10 minutes)"))
 	}
@@ -78,25 +87,25 @@ func validateSignerName(name string, path *field.Path) (errs field.ErrorList) {
 	if name == "" {
 		return append(errs, field.Required(path, ""))
 	}
-	segments := strings.Split(name, "/")
-	if len(segments) != 2 {
+	domain, rest, ok := strings.Cut(name, "/")
+	if !ok || strings.Contains(rest, "/") {
 		return append(errs, field.Invalid(path, name, "must be a fully qualified domain and path of the form 'example.com/signer-name'"))
 	}
-	domain, rest := segments[0], segments[1]
-	for _, sentence := range validation.IsDNS1123Subdomain(domain) {
-		if !strings.Contains(domain, ".") && domain != "" {
-			break
+	labels := strings.Split(domain, ".")
+	for _, label := range labels {
+		for _, sentence := range validation.IsDNS1123Label(label) {
+			errs = append(errs, field.Invalid(path, domain, fmt.Sprintf("validating label %q: %s", label, sentence)))
 		}
-		errs = append(errs, field.Invalid(path, domain, sentence))
 	}
-	if !strings.Contains(domain, ".") {
+	if len(labels) < 2 {
 		errs = append(errs, field.Invalid(path, domain, "should be a domain with at least two segments separated by dots"))
 	}
-	for _, sentence := range validation.IsDNS1123Subdomain(rest) {
-		errs = append(errs, field.Invalid(path, rest, sentence))
+	for _, part := range strings.Split(rest, ".") {
+		for _, sentence := range validation.IsDNS1123Subdomain(part) {
+			errs = append(errs, field.Invalid(path, rest, fmt.Sprintf("validating label %q: %s", part, sentence)))
+		}
 	}
-	const most = validation.DNS1123SubdomainMaxLength*2 + 1 + 64
-	if len(name) > most {
+	if most := validation.DNS1123SubdomainMaxLength + 1 + validation.DNS1123SubdomainMaxLength + 1 + validation.DNS1123LabelMaxLength; len(name) > most {
 		errs = append(errs, field.TooLong(path, name, most))
 	}
 	return errs
@@ -135,7 +144,9 @@ func validateCSRConditions(c *certificatesv1.CertificateSigningRequest) (errs fi
 		}
 	}
 	if seen[certificatesv1.CertificateApproved] && seen[certificatesv1.CertificateDenied] {
-		errs = append(errs, field.Invalid(path, c.Status.Conditions, "Approved and Denied conditions are mutually exclusive"))
+		// In upstream's words, which come from the declaration of a union.
+		errs = append(errs, field.Invalid(path, "{conditions[{\"type\": \"Approved\"}], conditions[{\"type\": \"Denied\"}]}",
+			"must specify at most one of: `conditions[{\"type\": \"Approved\"}]`, `conditions[{\"type\": \"Denied\"}]`"))
 	}
 	return errs
 }
@@ -155,7 +166,7 @@ func validateCSRStatus(c, old *certificatesv1.CertificateSigningRequest) field.E
 		return errs
 	}
 	if len(old.Status.Certificate) > 0 {
-		return append(errs, field.Forbidden(path, "updates may not modify existing certificate content"))
+		errs = append(errs, field.Forbidden(path, "updates may not modify existing certificate content"))
 	}
 	if err := checkCertificatePEM(c.Status.Certificate); err != nil {
 		errs = append(errs, field.Invalid(path, "<certificate data>", err.Error()))
@@ -163,7 +174,7 @@ func validateCSRStatus(c, old *certificatesv1.CertificateSigningRequest) field.E
 	return errs
 }
 
-// validateCSRDecisions: decisions and failures, once made, stand; only the approval subresource makes decisions.
+// validateCSRDecisions: decisions and failures, once made, are not withdrawn; only the approval subresource makes decisions.
 func validateCSRDecisions(c, old *certificatesv1.CertificateSigningRequest, approving bool) (errs field.ErrorList) {
 	path := field.NewPath("status", "conditions")
 	of := func(r *certificatesv1.CertificateSigningRequest, t certificatesv1.RequestConditionType) (found []certificatesv1.CertificateSigningRequestCondition) {
@@ -181,8 +192,6 @@ func validateCSRDecisions(c, old *certificatesv1.CertificateSigningRequest, appr
 			errs = append(errs, field.Forbidden(path, fmt.Sprintf("updates may not remove a condition of type %q", t)))
 		case len(now) > len(was) && t != certificatesv1.CertificateFailed && !approving:
 			errs = append(errs, field.Forbidden(path, fmt.Sprintf("updates may not add a condition of type %q", t)))
-		case len(now) == len(was) && (t == certificatesv1.CertificateFailed || !approving) && !apiequality.Semantic.DeepEqual(now, was):
-			errs = append(errs, field.Forbidden(path, fmt.Sprintf("updates may not modify a condition of type %q", t)))
 		}
 	}
 	return errs

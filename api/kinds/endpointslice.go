@@ -43,14 +43,14 @@ func EndpointSlices() *Kind {
 		Validate: checking(func(s *discoveryv1.EndpointSlice) field.ErrorList {
 			errs := ValidateMeta(&s.ObjectMeta, true, NameIsDNSSubdomain)
 			errs = append(errs, validateAddressType(s.AddressType)...)
-			return append(errs, validateSlice(s, nil)...)
+			return append(errs, validateSlice(s)...)
 		}),
 		ValidateUpdate: checkingUpdate(func(s, old *discoveryv1.EndpointSlice) field.ErrorList {
 			errs := ValidateMetaUpdate(&s.ObjectMeta, &old.ObjectMeta)
 			errs = append(errs, ValidateMeta(&s.ObjectMeta, true, NameIsDNSSubdomain)...)
 			errs = append(errs, validateAddressType(s.AddressType)...)
 			errs = append(errs, validation.ValidateImmutableField(s.AddressType, old.AddressType, field.NewPath("addressType"))...)
-			return append(errs, validateSlice(s, old)...)
+			return append(errs, validateSlice(s)...)
 		}),
 		Warnings:         warningsOf(warnSlice),
 		ValidateName:     NameIsDNSSubdomain,
@@ -83,21 +83,17 @@ func defaultEndpointSlice(s *discoveryv1.EndpointSlice) {
 	}
 }
 
-// dropDeprecatedTopology removes what v1beta1 had and v1 may only carry along.
+// dropDeprecatedTopology removes what v1beta1 had and v1 may only carry along while the endpoints stay as they are; its node
+// name moves to where v1 has it.
 func dropDeprecatedTopology(s, old *discoveryv1.EndpointSlice) {
-	if old != nil {
-		for i := range old.Endpoints {
-			if len(old.Endpoints[i].DeprecatedTopology) > 0 {
-				return
-			}
-		}
+	if old != nil && apiequality.Semantic.DeepEqual(s.Endpoints, old.Endpoints) {
+		return
 	}
 	for i := range s.Endpoints {
 		e := &s.Endpoints[i]
 		if node := e.DeprecatedTopology[corev1.LabelHostname]; node != "" && e.NodeName == nil {
 			e.NodeName = &node
 		}
-		delete(e.DeprecatedTopology, corev1.LabelHostname)
 		e.DeprecatedTopology = nil
 	}
 }
@@ -123,18 +119,11 @@ func validateAddressType(t discoveryv1.AddressType) field.ErrorList {
 	return field.ErrorList{field.NotSupported(path, t, addressTypes)}
 }
 
-func validateSlice(s, old *discoveryv1.EndpointSlice) field.ErrorList {
-	var before []string
-	if old != nil {
-		for i := range old.Endpoints {
-			before = append(before, old.Endpoints[i].Addresses...)
-		}
-	}
-	errs := validateSliceEndpoints(s, before)
-	return append(errs, validateSlicePorts(s.Ports)...)
+func validateSlice(s *discoveryv1.EndpointSlice) field.ErrorList {
+	return append(validateSliceEndpoints(s), validateSlicePorts(s.Ports)...)
 }
 
-func validateSliceEndpoints(s *discoveryv1.EndpointSlice, before []string) (errs field.ErrorList) {
+func validateSliceEndpoints(s *discoveryv1.EndpointSlice) (errs field.ErrorList) {
 	path := field.NewPath("endpoints")
 	if len(s.Endpoints) > maxSliceEndpoints {
 		return append(errs, field.TooMany(path, len(s.Endpoints), maxSliceEndpoints))
@@ -149,7 +138,7 @@ func validateSliceEndpoints(s *discoveryv1.EndpointSlice, before []string) (errs
 			errs = append(errs, field.TooMany(addresses, n, maxEndpointAddresses))
 		}
 		for j, a := range e.Addresses {
-			errs = append(errs, validateSliceAddress(a, s.AddressType, before, addresses.Index(j))...)
+			errs = append(errs, validateSliceAddress(a, j, s.AddressType, addresses)...)
 		}
 		if e.NodeName != nil {
 			for _, sentence := range NameIsDNSSubdomain(*e.NodeName, false) {
@@ -178,25 +167,25 @@ func validateSliceEndpoints(s *discoveryv1.EndpointSlice, before []string) (errs
 	return errs
 }
 
-func validateSliceAddress(a string, t discoveryv1.AddressType, before []string, at *field.Path) (errs field.ErrorList) {
+func validateSliceAddress(a string, i int, t discoveryv1.AddressType, at *field.Path) (errs field.ErrorList) {
 	switch t {
 	case discoveryv1.AddressTypeIPv4:
-		errs = append(errs, contentvalidation.IsValidIPForLegacyField(at, a, true, before)...)
+		errs = append(errs, contentvalidation.IsValidIP(at.Index(i), a)...)
 		if len(errs) == 0 && addressFamily(a) != corev1.IPv4Protocol {
 			errs = append(errs, field.Invalid(at, a, "must be an IPv4 address"))
 		}
 	case discoveryv1.AddressTypeIPv6:
-		errs = append(errs, contentvalidation.IsValidIPForLegacyField(at, a, true, before)...)
+		errs = append(errs, contentvalidation.IsValidIP(at.Index(i), a)...)
 		if len(errs) == 0 && addressFamily(a) != corev1.IPv6Protocol {
 			errs = append(errs, field.Invalid(at, a, "must be an IPv6 address"))
 		}
 	case discoveryv1.AddressTypeFQDN:
-		return contentvalidation.IsFullyQualifiedDomainName(at, a)
+		return contentvalidation.IsFullyQualifiedDomainName(at.Index(i), a)
 	default:
 		return nil
 	}
 	if len(errs) == 0 {
-		errs = append(errs, validateOrdinaryIP(a, at)...)
+		errs = append(errs, validateOrdinaryIP(a, at.Index(i))...)
 	}
 	return errs
 }
@@ -298,6 +287,8 @@ func formatSlicePorts(ports []discoveryv1.EndpointPort) string {
 		switch p := &ports[i]; {
 		case p.Port != nil:
 			words = append(words, fmt.Sprint(*p.Port))
+		case p.Name != nil:
+			words = append(words, *p.Name)
 		default:
 			words = append(words, "*")
 		}

@@ -85,7 +85,7 @@ func eventKind() *Kind {
 			column("Message", "string", corev1.Event{}.SwaggerDoc()["message"]),
 			wideColumn("First Seen", "string", corev1.Event{}.SwaggerDoc()["firstTimestamp"]),
 			wideColumn("Count", "string", corev1.Event{}.SwaggerDoc()["count"]),
-			wideColumn("Name", "string", metav1.ObjectMeta{}.SwaggerDoc()["name"]),
+			wideNameColumn(),
 		},
 		Row:                      func(obj runtime.Object, now time.Time) []any { return eventRow(coreEvent(obj), now) },
 		AllowCreateOnUpdate:      true,
@@ -107,6 +107,13 @@ func eventFields(e *corev1.Event, prefix string) fields.Set {
 	set["reason"] = e.Reason
 	set["type"] = e.Type
 	return set
+}
+
+// wideNameColumn is the name of an event, which says little.
+func wideNameColumn() metav1.TableColumnDefinition {
+	c := nameColumn()
+	c.Priority = 1
+	return c
 }
 
 func firstOf(a, b string) string {
@@ -137,12 +144,8 @@ func eventRow(e *corev1.Event, now time.Time) []any {
 	if e.InvolvedObject.Name != "" {
 		object += "/" + e.InvolvedObject.Name
 	}
-	component, host := e.Source.Component, e.Source.Host
-	if component == "" {
-		component, host = e.ReportingController, e.ReportingInstance
-	}
-	source := component
-	if host != "" {
+	source := firstOf(e.Source.Component, e.ReportingController)
+	if host := firstOf(e.Source.Host, e.ReportingInstance); host != "" {
 		source += ", " + host
 	}
 	return []any{last, e.Type, e.Reason, object, e.InvolvedObject.FieldPath, source, strings.TrimSpace(e.Message), first, count, e.Name}

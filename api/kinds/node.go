@@ -72,7 +72,7 @@ func Nodes() *Kind {
 			return []any{
 				n.Name, nodeStatusWord(n), orNone(strings.Join(nodeRoles(n), ",")), age(n.CreationTimestamp, now), info.KubeletVersion,
 				orNone(nodeAddress(n, corev1.NodeInternalIP)), orNone(nodeAddress(n, corev1.NodeExternalIP)),
-				orUnknown(info.OSImage), orUnknown(info.KernelVersion), orUnknown(info.ContainerRuntimeVersion),
+				orUnknown(info.OSImage), kernelWord(info), orUnknown(info.ContainerRuntimeVersion),
 			}
 		}),
 		AllowUnconditionalUpdate: true,
@@ -140,6 +140,15 @@ func nodeAddress(n *corev1.Node, kind corev1.NodeAddressType) string {
 		}
 	}
 	return ""
+}
+
+// kernelWord is the kernel's version and, where known, what it runs on.
+func kernelWord(info *corev1.NodeSystemInfo) string {
+	word := orUnknown(info.KernelVersion)
+	if info.Architecture != "" {
+		word += " (" + info.Architecture + ")"
+	}
+	return word
 }
 
 func orUnknown(s string) string {

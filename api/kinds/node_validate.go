@@ -3,11 +3,9 @@ package kinds
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -63,43 +61,16 @@ func validateTaintEffect(effect corev1.TaintEffect, path *field.Path) field.Erro
 	return field.ErrorList{field.NotSupported(path, effect, known)}
 }
 
-func validateNodeResources(n *corev1.Node) (errs field.ErrorList) {
+func validateNodeResources(n *corev1.Node) field.ErrorList {
+	var f faults
+	status := &where{name: "status"}
 	for name, quantity := range n.Status.Capacity {
-		errs = append(errs, validateResourceQuantity(string(name), quantity, field.NewPath("status", "capacity").Key(string(name)))...)
+		f.amount(status.field("capacity").field(string(name)), name, quantity)
 	}
 	for name, quantity := range n.Status.Allocatable {
-		errs = append(errs, validateResourceQuantity(string(name), quantity, field.NewPath("status", "allocatable").Key(string(name)))...)
+		f.amount(status.field("allocatable").field(string(name)), name, quantity)
 	}
-	return errs
-}
-
-// validateResourceQuantity wants a non-negative amount, and a whole one of what comes in pieces.
-func validateResourceQuantity(name string, q resource.Quantity, path *field.Path) (errs field.ErrorList) {
-	if q.Sign() < 0 {
-		errs = append(errs, field.Invalid(path, q.String(), "must be greater than or equal to 0"))
-	}
-	if wholeResource(name) && q.MilliValue()%1000 != 0 {
-		errs = append(errs, field.Invalid(path, q.String(), "must be an integer"))
-	}
-	return errs
-}
-
-// wholeResource reports whether a resource comes in whole pieces: counts of objects, and extended resources.
-func wholeResource(name string) bool {
-	switch corev1.ResourceName(name) {
-	case corev1.ResourcePods, corev1.ResourceQuotas, corev1.ResourceServices, corev1.ResourceReplicationControllers,
-		corev1.ResourceSecrets, corev1.ResourceConfigMaps, corev1.ResourcePersistentVolumeClaims,
-		corev1.ResourceServicesNodePorts, corev1.ResourceServicesLoadBalancers:
-		return true
-	}
-	return namedByVendor(name)
-}
-
-// namedByVendor reports whether name is that of an extended resource: qualified, and not in Kubernetes' own domain.
-func namedByVendor(name string) bool {
-	domain, _, qualified := strings.Cut(name, "/")
-	return qualified && !strings.HasSuffix(domain, "kubernetes.io") && !strings.HasPrefix(name, "requests.") &&
-		len(validation.IsQualifiedName("requests."+name)) == 0
+	return f.list
 }
 
 // validatePodCIDRs wants one range, or one of each family.
@@ -127,12 +98,7 @@ func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
 // validateNodeChange checks what an update, of the node or of its status, may change.
 func validateNodeChange(n, old *corev1.Node) field.ErrorList {
 	errs := ValidateMetaUpdate(&n.ObjectMeta, &old.ObjectMeta)
-	for name, quantity := range n.Status.Capacity {
-		errs = append(errs, validateResourceQuantity(string(name), quantity, field.NewPath("status", "capacity").Child(string(name)))...)
-	}
-	for name, quantity := range n.Status.Allocatable {
-		errs = append(errs, validateResourceQuantity(string(name), quantity, field.NewPath("status", "allocatable").Child(string(name)))...)
-	}
+	errs = append(errs, validateNodeResources(n)...)
 
 	addresses := make(map[corev1.NodeAddress]bool, len(n.Status.Addresses))
 	for i, a := range n.Status.Addresses {
@@ -143,7 +109,7 @@ func validateNodeChange(n, old *corev1.Node) field.ErrorList {
 	}
 
 	if len(old.Spec.PodCIDRs) > 0 && !slices.Equal(old.Spec.PodCIDRs, n.Spec.PodCIDRs) {
-		errs = append(errs, field.Forbidden(field.NewPath("spec", "podCIDRs"), "node updates may not change podCIDR except from \"\" to valid"))
+		errs = append(errs, field.Forbidden(specPath.Child("podCIDRs"), "node updates may not change podCIDR except from \"\" to valid"))
 	}
 	switch {
 	case old.Spec.ProviderID == "" || old.Spec.ProviderID == n.Spec.ProviderID:
@@ -151,6 +117,9 @@ func validateNodeChange(n, old *corev1.Node) field.ErrorList {
 		errs = append(errs, field.Invalid(specPath.Child("providerID"), nil, "field cannot be cleared once set"))
 	default:
 		errs = append(errs, field.Invalid(specPath.Child("providerID"), nil, "field cannot be modified once set"))
+	}
+	if n.Spec.DoNotUseExternalID != old.Spec.DoNotUseExternalID {
+		errs = append(errs, field.Forbidden(specPath.Child("externalID"), "may not be updated"))
 	}
 	if frozen, was := frozenNodeSpec(&n.Spec), frozenNodeSpec(&old.Spec); !apiequality.Semantic.DeepEqual(frozen, was) {
 		errs = append(errs, field.Forbidden(field.NewPath(""), "node updates may only change labels, taints, or capacity (or configSource, if the DynamicKubeletConfig feature gate is enabled)"))
@@ -161,7 +130,7 @@ func validateNodeChange(n, old *corev1.Node) field.ErrorList {
 // frozenNodeSpec leaves out what an update may change or what has its own message.
 func frozenNodeSpec(s *corev1.NodeSpec) corev1.NodeSpec {
 	f := *s
-	f.PodCIDR, f.PodCIDRs, f.ProviderID, f.Taints, f.Unschedulable, f.ConfigSource = "", nil, "", nil, false, nil
+	f.PodCIDR, f.PodCIDRs, f.ProviderID, f.Taints, f.Unschedulable, f.ConfigSource, f.DoNotUseExternalID = "", nil, "", nil, false, nil, ""
 	return f
 }
 
@@ -173,7 +142,7 @@ func warnNode(n *corev1.Node) (warnings []string) {
 		warnings = append(warnings, "spec.externalID: this field is deprecated, and is unused by Kubernetes")
 	}
 	for i, c := range n.Spec.PodCIDRs {
-		warnings = append(warnings, validation.GetWarningsForCIDR(field.NewPath("spec", "podCIDRs").Index(i), c)...)
+		warnings = append(warnings, validation.GetWarningsForCIDR(specPath.Child("podCIDRs").Index(i), c)...)
 	}
 	return warnings
 }

@@ -122,10 +122,7 @@ func validateReviewSubject(s *authorizationv1.SubjectAccessReviewSpec) field.Err
 
 // validateReviewQuestion wants a resource or a path, not both.
 func validateReviewQuestion(resource *authorizationv1.ResourceAttributes, path *authorizationv1.NonResourceAttributes) (errs field.ErrorList) {
-	switch {
-	case resource != nil && path != nil:
-		errs = append(errs, field.Invalid(specPath.Child("nonResourceAttributes"), path, "cannot be specified in combination with resourceAttributes"))
-	case resource == nil && path == nil:
+	if (resource == nil) == (path == nil) {
 		errs = append(errs, field.Invalid(specPath, resource, "exactly one of nonResourceAttributes or resourceAttributes must be specified"))
 	}
 	if resource == nil {

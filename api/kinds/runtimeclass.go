@@ -3,6 +3,7 @@ package kinds
 import (
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validate/content"
@@ -58,9 +59,9 @@ func validateRuntimeClass(c *nodev1.RuntimeClass) field.ErrorList {
 		}
 	}
 	if c.Overhead != nil {
-		for name, quantity := range c.Overhead.PodFixed {
-			errs = append(errs, validateResourceQuantity(string(name), quantity, field.NewPath("overhead", "podFixed").Key(string(name)))...)
-		}
+		var check podCheck
+		check.resources(&where{name: "overhead"}, &corev1.ResourceRequirements{Limits: c.Overhead.PodFixed}, resourcesOfContainer)
+		errs = append(errs, check.list...)
 	}
 	if s := c.Scheduling; s != nil {
 		if s.NodeSelector != nil {

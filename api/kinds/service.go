@@ -2,6 +2,7 @@ package kinds
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -112,16 +113,14 @@ func serviceExternalIPs(s *corev1.Service) string {
 	return "<unknown>"
 }
 
+// loadBalancerAddresses lists each address or name once, sorted.
 func loadBalancerAddresses(lb *corev1.LoadBalancerStatus) string {
 	var words []string
-	seen := map[string]bool{}
 	for _, in := range lb.Ingress {
-		for _, w := range []string{firstOf(in.IP, in.Hostname)} {
-			if w != "" && !seen[w] {
-				seen[w] = true
-				words = append(words, w)
-			}
+		if w := firstOf(in.IP, in.Hostname); w != "" {
+			words = append(words, w)
 		}
 	}
-	return strings.Join(words, ",")
+	slices.Sort(words)
+	return strings.Join(slices.Compact(words), ",")
 }

@@ -75,12 +75,10 @@ func validateClusterIPFields(s, old *corev1.Service) (errs field.ErrorList) {
 	}
 	right := true
 	for i, ip := range spec.ClusterIPs {
-		if ip == corev1.ClusterIPNone {
+		if ip == corev1.ClusterIPNone && i == 0 {
 			errs = append(errs, field.Invalid(ipsPath, spec.ClusterIPs, "'None' must be the first and only value"))
-			if i == 0 {
-				right = false
-				continue
-			}
+			right = false
+			continue
 		}
 		if wrong := validation.IsValidIPForLegacyField(ipsPath.Index(i), ip, true, before); len(wrong) > 0 {
 			errs = append(errs, wrong...)
@@ -180,7 +178,9 @@ func validateBalancerClass(s, old *corev1.Service) (errs field.ErrorList) {
 func validateServiceUpdate(s, old *corev1.Service) field.ErrorList {
 	errs := ValidateMetaUpdate(&s.ObjectMeta, &old.ObjectMeta)
 	errs = append(errs, validateClusterIPChange(s, old)...)
-	errs = append(errs, ValidateMeta(&s.ObjectMeta, true, validateServiceName)...)
+	if usesHealthCheckNodePort(s) && usesHealthCheckNodePort(old) && s.Spec.HealthCheckNodePort != old.Spec.HealthCheckNodePort {
+		errs = append(errs, field.Invalid(specPath.Child("healthCheckNodePort"), s.Spec.HealthCheckNodePort, "field is immutable"))
+	}
 	return append(errs, validateServiceSpec(s, old)...)
 }
 
@@ -200,22 +200,22 @@ func validateClusterIPChange(s, old *corev1.Service) (errs field.ErrorList) {
 			errs = append(errs, field.Invalid(ips.Index(0), spec.ClusterIPs, "may not change once set"))
 		}
 	}
-	if len(was.IPFamilies) > 0 {
-		switch {
-		case len(spec.IPFamilies) == 0:
-			errs = append(errs, field.Invalid(families.Index(0), spec.IPFamilies, "primary ipFamily can not be unset"))
-		case spec.IPFamilies[0] != was.IPFamilies[0]:
-			errs = append(errs, field.Invalid(families.Index(0), spec.IPFamilies, "may not change once set"))
-		}
+	if isHeadless(old) {
+		return errs // its families may change: there is no address that has one
 	}
+	if shared := min(len(was.IPFamilies), len(spec.IPFamilies)); !slices.Equal(spec.IPFamilies[:shared], was.IPFamilies[:shared]) {
+		errs = append(errs, field.Invalid(families.Index(0), spec.IPFamilies, "may not change once set"))
+	}
+	policy := specPath.Child("ipFamilyPolicy")
 	single := spec.IPFamilyPolicy != nil && *spec.IPFamilyPolicy == corev1.IPFamilyPolicySingleStack
-	if len(was.ClusterIPs) == 2 {
-		switch {
-		case len(spec.ClusterIPs) == 1 && !single:
-			errs = append(errs, field.Invalid(ips.Index(1), spec.ClusterIPs, "secondary clusterIP can not be unset when `ipFamilyPolicy` is not SingleStack"))
-		case len(spec.ClusterIPs) == 2 && spec.ClusterIPs[1] != was.ClusterIPs[1] && !single:
-			errs = append(errs, field.Invalid(ips.Index(1), spec.ClusterIPs, "may not change once set"))
-		}
+	if len(was.ClusterIPs) == 2 && len(spec.ClusterIPs) == 1 && !single {
+		errs = append(errs, field.Invalid(policy, spec.IPFamilyPolicy, "must be set to 'SingleStack' when releasing the secondary clusterIP"))
+	}
+	if len(was.ClusterIPs) == 2 && len(spec.ClusterIPs) == 2 && spec.ClusterIPs[1] != was.ClusterIPs[1] {
+		errs = append(errs, field.Invalid(ips.Index(1), spec.ClusterIPs, "may not change once set"))
+	}
+	if len(was.IPFamilies) == 2 && len(spec.IPFamilies) == 1 && !single {
+		errs = append(errs, field.Invalid(policy, spec.IPFamilyPolicy, "must be set to 'SingleStack' when releasing the secondary ipFamily"))
 	}
 	return errs
 }
@@ -230,7 +230,7 @@ func validateBalancerStatus(s, old *corev1.Service) (errs field.ErrorList) {
 	ingress := path.Child("ingress")
 	lb := &s.Status.LoadBalancer
 	if s.Spec.Type != corev1.ServiceTypeLoadBalancer && len(lb.Ingress) > 0 {
-		return field.ErrorList{field.Forbidden(ingress, "may only be used when `spec.type` is \"LoadBalancer\"")}
+		return field.ErrorList{field.Forbidden(ingress, "may only be used when `spec.type` is 'LoadBalancer'")}
 	}
 	var before []string
 	for _, in := range old.Status.LoadBalancer.Ingress {
@@ -283,7 +283,7 @@ func warnService(s, _ *corev1.Service) (warnings []string) {
 			warnings = append(warnings, "spec.SessionAffinity is ignored for headless services")
 		}
 	}
-	if len(s.Spec.ExternalIPs) > 0 {
+	if len(s.Spec.ExternalIPs) > 0 && !isHeadless(s) && s.Spec.Type != corev1.ServiceTypeExternalName {
 		warnings = append(warnings, "spec.externalIPs is deprecated and may no longer be implemented in some clusters")
 	}
 	for i, ip := range s.Spec.ExternalIPs {
@@ -302,7 +302,7 @@ func warnService(s, _ *corev1.Service) (warnings []string) {
 		warnings = append(warnings, "spec.externalName is ignored when spec.type is not \"ExternalName\"")
 	}
 	if d := s.Spec.TrafficDistribution; d != nil && *d == corev1.ServiceTrafficDistributionPreferClose {
-		warnings = append(warnings, "spec.trafficDistribution: PreferClose is deprecated in v1.34+; use PreferSameZone")
+		warnings = append(warnings, "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"")
 	}
 	return warnings
 }

@@ -92,6 +92,9 @@ func isHeadless(s *corev1.Service) bool {
 
 func prepareServiceUpdate(s, old *corev1.Service) {
 	s.Status = old.Status
+	if old.Spec.Type == corev1.ServiceTypeLoadBalancer && s.Spec.Type != corev1.ServiceTypeLoadBalancer {
+		s.Status.LoadBalancer = corev1.LoadBalancerStatus{}
+	}
 	keepAllocated(s, old)
 	normalizeClusterIPs(s, old)
 	dropWhatTypeLost(s, old)

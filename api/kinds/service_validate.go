@@ -14,9 +14,6 @@ import (
 // validateServiceName accepts RFC 1123 labels (KEP-5311; RFC 1035 before, which forbade a leading digit).
 func validateServiceName(name string, prefix bool) []string { return NameIsDNSLabel(name, prefix) }
 
-// kubeletPort may not be opened to the outside through a service: it would lay the kubelet's API open.
-const kubeletPort = 10250
-
 const maxAffinitySeconds = 86400
 
 var specPath = field.NewPath("spec")
@@ -65,12 +62,6 @@ func validateServiceType(s *corev1.Service) (errs field.ErrorList) {
 			}
 		}
 	case corev1.ServiceTypeLoadBalancer:
-		for i := range spec.Ports {
-			if spec.Ports[i].Port == kubeletPort {
-				errs = append(errs, field.Invalid(specPath.Child("ports").Index(i), spec.Ports[i].Port,
-					fmt.Sprintf("may not expose port %v externally since it is used by kubelet", kubeletPort)))
-			}
-		}
 		if isHeadless(s) {
 			errs = append(errs, field.Invalid(specPath.Child("clusterIPs").Index(0), corev1.ClusterIPNone, "may not be set to 'None' for LoadBalancer services"))
 		}

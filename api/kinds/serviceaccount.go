@@ -44,12 +44,10 @@ func ServiceAccounts() *Kind {
 			{Name: "token", Kind: authenticationv1.SchemeGroupVersion.WithKind("TokenRequest"), Verbs: []string{"create"}},
 		},
 		Columns: []metav1.TableColumnDefinition{
-			nameColumn(),
-			column("Secrets", "string", corev1.ServiceAccount{}.SwaggerDoc()["secrets"]),
-			ageColumn(),
+			nameColumn(), ageColumn(),
 		},
 		Row: row(func(sa *corev1.ServiceAccount, now time.Time) []any {
-			return []any{sa.Name, int64(len(sa.Secrets)), age(sa.CreationTimestamp, now)}
+			return []any{sa.Name, age(sa.CreationTimestamp, now)}
 		}),
 		AllowUnconditionalUpdate: true,
 	}
