@@ -29,6 +29,12 @@ $(B)/pack: $(wildcard embedded/images/build/*.go) go.mod
 	@mkdir -p $(B)
 	CGO_ENABLED=0 go build $(GOFLAGS) -o $@ ./embedded/images/build
 
+# A cluster on this machine with the sample app on it: `make up NODES=3`, and `make down` takes it away again.
+up: build
+	hack/up
+down: build
+	bin/wherry down --name $(or $(NAME),default)
+
 # The small programs of others: rebuilt when their versions change.
 $(B)/containerd-shim-runc-v2: go.mod
 	@mkdir -p $(B)
