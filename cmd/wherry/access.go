@@ -14,7 +14,7 @@ type accessFlags struct {
 }
 
 func (a *accessFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&a.name, "name", "", "cluster made by `wherry up --name` (default: the kubeconfig's current context)")
+	cmd.Flags().StringVar(&a.name, "name", "", "cluster made by wherry up --name (default: the kubeconfig's current context)")
 	cmd.Flags().StringVar(&a.kubeconfig, "kubeconfig", "", "kubeconfig file (default: $KUBECONFIG or ~/.kube/config)")
 }
 
