@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"sync"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 )
 
@@ -32,7 +34,7 @@ func Schedule(ctx context.Context, t Target, o ScheduleOptions) ([]Result, error
 		t.say("registering %d nodes", o.Nodes)
 		defer func() { _ = t.removeNodes(context.WithoutCancel(ctx), cs, run) }()
 		made := each(ctx, "nodes", o.Workers, o.Nodes, func(ctx context.Context, w, i int) error {
-			return registerNode(ctx, writers[w], fmt.Sprintf("bench-%s-%d", run, i), run)
+			return registerNode(ctx, writers[w], fmt.Sprintf("bench-%s-%d", run, i), run, i)
 		})
 		if made.Errors > 0 {
 			return fmt.Errorf("register nodes: %s", made.Error)
@@ -94,20 +96,26 @@ func Schedule(ctx context.Context, t Target, o ScheduleOptions) ([]Result, error
 	return []Result{result}, err
 }
 
-func registerNode(ctx context.Context, cs kubernetes.Interface, name, run string) error {
+func registerNode(ctx context.Context, cs kubernetes.Interface, name, run string, i int) error {
 	now := metav1.Now()
 	capacity := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("32"), corev1.ResourceMemory: resource.MustParse("256Gi"), corev1.ResourcePods: resource.MustParse("110")}
+	// A range of its own, from the block for carriers (RFC 6598), so that the cluster's ranges are left alone.
+	cidr := fmt.Sprintf("100.%d.%d.0/24", 64+i/256%64, i%256)
 	node := &corev1.Node{
+		Spec:       corev1.NodeSpec{PodCIDR: cidr, PodCIDRs: []string{cidr}},
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{runLabel: run, corev1.LabelHostname: name}},
 		Status: corev1.NodeStatus{Capacity: capacity, Allocatable: capacity, Conditions: []corev1.NodeCondition{
 			{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "Bench", LastHeartbeatTime: now, LastTransitionTime: now}}},
 	}
-	made, err := cs.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{})
+	if _, err := cs.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{}); err != nil {
+		return err
+	}
+	// A patch, because controllers have begun to write the node too.
+	patch, err := json.Marshal(map[string]any{"status": node.Status})
 	if err != nil {
 		return err
 	}
-	made.Status = node.Status
-	_, err = cs.CoreV1().Nodes().UpdateStatus(ctx, made, metav1.UpdateOptions{})
+	_, err = cs.CoreV1().Nodes().Patch(ctx, name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
 	return err
 }
 

@@ -112,7 +112,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	defer func() { _ = informer.RemoveEventHandler(reg) }()
 
-	lost, ready := "", c.Ready
+	lost, ready := 0, c.Ready
 	wake()
 	for {
 		var again <-chan time.Time
@@ -128,11 +128,14 @@ func Run(ctx context.Context, c Config) error {
 			}
 		}
 		plan := MakePlan(c.NodeName, nodes, k.way)
-		if now := strings.Join(plan.Lost, ", "); now != lost {
-			if lost = now; now != "" {
-				c.Log.Warn("no route to nodes; their pods are out of reach until there is one", "nodes", now)
-			}
+		// One line when it begins and one when it ends: a rack that comes up would write one for each node.
+		switch now := len(plan.Lost); {
+		case now > 0 && lost == 0:
+			c.Log.Warn("no route to some nodes; their pods are out of reach until there is one", "count", now, "first", plan.Lost[0])
+		case now == 0 && lost > 0:
+			c.Log.Info("there is a route to every node again")
 		}
+		lost = len(plan.Lost)
 		if err := k.apply(plan); err != nil {
 			c.Log.Error("set up the pod network", "err", err, "retry", retry)
 			again = time.After(retry)
