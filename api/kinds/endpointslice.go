@@ -3,12 +3,13 @@ package kinds
 import (
 	"fmt"
 	"maps"
+	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -30,15 +31,17 @@ func EndpointSlices() *Kind {
 		Default:          defaulting(defaultEndpointSlice),
 		PrepareForCreate: onCreate(func(s *discoveryv1.EndpointSlice) {
 			s.Generation = 1
-			dropDeprecatedTopology(s, nil)
+			dropDeprecatedTopology(s)
 		}),
 		PrepareForUpdate: onUpdate(func(s, old *discoveryv1.EndpointSlice) {
 			// Labels count as content: they bind the slice to its service.
-			if s.AddressType != old.AddressType || !maps.Equal(s.Labels, old.Labels) ||
-				!apiequality.Semantic.DeepEqual(s.Endpoints, old.Endpoints) || !apiequality.Semantic.DeepEqual(s.Ports, old.Ports) {
+			same := slices.EqualFunc(s.Endpoints, old.Endpoints, sameEndpoint)
+			if s.AddressType != old.AddressType || !maps.Equal(s.Labels, old.Labels) || !same || !slices.EqualFunc(s.Ports, old.Ports, samePort) {
 				s.Generation = old.Generation + 1
 			}
-			dropDeprecatedTopology(s, old)
+			if !same {
+				dropDeprecatedTopology(s)
+			}
 		}),
 		Validate: checking(func(s *discoveryv1.EndpointSlice) field.ErrorList {
 			errs := ValidateMeta(&s.ObjectMeta, true, NameIsDNSSubdomain)
@@ -83,12 +86,25 @@ func defaultEndpointSlice(s *discoveryv1.EndpointSlice) {
 	}
 }
 
-// dropDeprecatedTopology removes what v1beta1 had and v1 may only carry along while the endpoints stay as they are; its node
+// sameEndpoint compares field by field: by reflection this was half the cost of an update.
+func sameEndpoint(a, b discoveryv1.Endpoint) bool {
+	return slices.Equal(a.Addresses, b.Addresses) &&
+		equalPointers(a.Conditions.Ready, b.Conditions.Ready) && equalPointers(a.Conditions.Serving, b.Conditions.Serving) &&
+		equalPointers(a.Conditions.Terminating, b.Conditions.Terminating) &&
+		equalPointers(a.Hostname, b.Hostname) && equalPointers(a.TargetRef, b.TargetRef) &&
+		equalPointers(a.NodeName, b.NodeName) && equalPointers(a.Zone, b.Zone) &&
+		maps.Equal(a.DeprecatedTopology, b.DeprecatedTopology) &&
+		(a.Hints == b.Hints || a.Hints != nil && b.Hints != nil &&
+			slices.Equal(a.Hints.ForZones, b.Hints.ForZones) && slices.Equal(a.Hints.ForNodes, b.Hints.ForNodes))
+}
+
+func samePort(a, b discoveryv1.EndpointPort) bool {
+	return equalPointers(a.Name, b.Name) && equalPointers(a.Protocol, b.Protocol) && equalPointers(a.Port, b.Port) && equalPointers(a.AppProtocol, b.AppProtocol)
+}
+
+// dropDeprecatedTopology removes what v1beta1 had, and v1 may only carry along while the endpoints stay as they are; its node
 // name moves to where v1 has it.
-func dropDeprecatedTopology(s, old *discoveryv1.EndpointSlice) {
-	if old != nil && apiequality.Semantic.DeepEqual(s.Endpoints, old.Endpoints) {
-		return
-	}
+func dropDeprecatedTopology(s *discoveryv1.EndpointSlice) {
 	for i := range s.Endpoints {
 		e := &s.Endpoints[i]
 		if node := e.DeprecatedTopology[corev1.LabelHostname]; node != "" && e.NodeName == nil {
@@ -123,104 +139,101 @@ func validateSlice(s *discoveryv1.EndpointSlice) field.ErrorList {
 	return append(validateSliceEndpoints(s), validateSlicePorts(s.Ports)...)
 }
 
-func validateSliceEndpoints(s *discoveryv1.EndpointSlice) (errs field.ErrorList) {
-	path := field.NewPath("endpoints")
+// validateSliceEndpoints is on the path of every pod that becomes ready, for every pod beside it: an endpoint with
+// nothing wrong costs no allocation.
+func validateSliceEndpoints(s *discoveryv1.EndpointSlice) field.ErrorList {
+	var f faults
+	path := &where{name: "endpoints"}
 	if len(s.Endpoints) > maxSliceEndpoints {
-		return append(errs, field.TooMany(path, len(s.Endpoints), maxSliceEndpoints))
+		return field.ErrorList{field.TooMany(path.path(), len(s.Endpoints), maxSliceEndpoints)}
 	}
 	for i := range s.Endpoints {
-		e, at := &s.Endpoints[i], path.Index(i)
-		addresses := at.Child("addresses")
+		e, at := &s.Endpoints[i], path.at(i)
+		addresses := at.field("addresses")
 		switch n := len(e.Addresses); {
 		case n == 0:
-			errs = append(errs, field.Required(addresses, ""))
+			f.required(addresses, "")
 		case n > maxEndpointAddresses:
-			errs = append(errs, field.TooMany(addresses, n, maxEndpointAddresses))
+			f.add(field.ErrorList{field.TooMany(addresses.path(), n, maxEndpointAddresses)})
 		}
 		for j, a := range e.Addresses {
-			errs = append(errs, validateSliceAddress(a, j, s.AddressType, addresses)...)
+			if !isPlainAddress(a, s.AddressType) {
+				f.add(validateSliceAddress(a, j, s.AddressType, addresses.path()))
+			}
 		}
 		if e.NodeName != nil {
-			for _, sentence := range NameIsDNSSubdomain(*e.NodeName, false) {
-				errs = append(errs, field.Invalid(at.Child("nodeName"), *e.NodeName, sentence))
-			}
+			f.dnsSubdomain(at.field("nodeName"), *e.NodeName)
 		}
-		if len(e.DeprecatedTopology) > 0 {
-			for key, value := range e.DeprecatedTopology {
-				for _, sentence := range contentvalidation.IsQualifiedName(key) {
-					errs = append(errs, field.Invalid(at.Child("deprecatedTopology"), key, sentence))
-				}
-				for _, sentence := range contentvalidation.IsValidLabelValue(value) {
-					errs = append(errs, field.Invalid(at.Child("deprecatedTopology").Key(key), value, sentence))
-				}
-			}
+		for key, value := range e.DeprecatedTopology {
+			f.qualifiedName(at.field("deprecatedTopology"), key)
+			f.labelValue(at.field("deprecatedTopology").key(key), value)
 		}
 		if e.Hostname != nil {
-			for _, sentence := range contentvalidation.IsDNS1123Label(*e.Hostname) {
-				errs = append(errs, field.Invalid(at.Child("hostname"), *e.Hostname, sentence))
-			}
+			f.dnsLabel(at.field("hostname"), *e.Hostname)
 		}
 		if e.Hints != nil {
-			errs = append(errs, validateHints(e.Hints, at.Child("hints"))...)
+			f.hints(at.field("hints"), e.Hints)
 		}
 	}
-	return errs
+	return f.list
 }
 
-func validateSliceAddress(a string, i int, t discoveryv1.AddressType, at *field.Path) (errs field.ErrorList) {
+// isPlainAddress reports whether a is an ordinary address of the family, spelled as it should be. That it is not says
+// only that validateSliceAddress must look closer.
+func isPlainAddress(a string, t discoveryv1.AddressType) bool {
+	ip, err := netip.ParseAddr(a)
+	if err != nil || ip.Zone() != "" || ip.Is4In6() || ip.IsUnspecified() || ip.IsLoopback() || ip.IsLinkLocalUnicast() || ip.IsLinkLocalMulticast() {
+		return false
+	}
+	var spelled [64]byte
+	return string(ip.AppendTo(spelled[:0])) == a &&
+		(t == discoveryv1.AddressTypeIPv4 && ip.Is4() || t == discoveryv1.AddressTypeIPv6 && ip.Is6())
+}
+
+// validateSliceAddress says what is wrong with the i-th address at path. A wrong family is the whole field's fault.
+func validateSliceAddress(a string, i int, t discoveryv1.AddressType, path *field.Path) (errs field.ErrorList) {
 	switch t {
-	case discoveryv1.AddressTypeIPv4:
-		errs = append(errs, contentvalidation.IsValidIP(at.Index(i), a)...)
-		if len(errs) == 0 && addressFamily(a) != corev1.IPv4Protocol {
-			errs = append(errs, field.Invalid(at, a, "must be an IPv4 address"))
-		}
-	case discoveryv1.AddressTypeIPv6:
-		errs = append(errs, contentvalidation.IsValidIP(at.Index(i), a)...)
-		if len(errs) == 0 && addressFamily(a) != corev1.IPv6Protocol {
-			errs = append(errs, field.Invalid(at, a, "must be an IPv6 address"))
-		}
+	case discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6:
 	case discoveryv1.AddressTypeFQDN:
-		return contentvalidation.IsFullyQualifiedDomainName(at.Index(i), a)
+		return contentvalidation.IsFullyQualifiedDomainName(path.Index(i), a)
 	default:
 		return nil
 	}
-	if len(errs) == 0 {
-		errs = append(errs, validateOrdinaryIP(a, at.Index(i))...)
+	errs = contentvalidation.IsValidIP(path.Index(i), a)
+	switch family := addressFamily(a); {
+	case len(errs) > 0:
+		return errs
+	case t == discoveryv1.AddressTypeIPv4 && family != corev1.IPv4Protocol:
+		return field.ErrorList{field.Invalid(path, a, "must be an IPv4 address")}
+	case t == discoveryv1.AddressTypeIPv6 && family != corev1.IPv6Protocol:
+		return field.ErrorList{field.Invalid(path, a, "must be an IPv6 address")}
 	}
-	return errs
+	return validateOrdinaryIP(a, path.Index(i))
 }
 
-func validateHints(h *discoveryv1.EndpointHints, at *field.Path) (errs field.ErrorList) {
-	zones := at.Child("forZones")
+// hints checks for whom an endpoint is meant (KEP-2433, KEP-3015).
+func (f *faults) hints(w *where, h *discoveryv1.EndpointHints) {
+	zones, nodes := w.field("forZones"), w.field("forNodes")
 	if len(h.ForZones) > maxTopologyHints {
-		errs = append(errs, field.TooMany(zones, len(h.ForZones), maxTopologyHints))
+		f.add(field.ErrorList{field.TooMany(zones.path(), len(h.ForZones), maxTopologyHints)})
 	} else {
-		seen := map[string]bool{}
 		for i, z := range h.ForZones {
-			if seen[z.Name] {
-				errs = append(errs, field.Duplicate(zones.Index(i).Child("name"), z.Name))
+			if slices.Contains(h.ForZones[:i], z) {
+				f.duplicate(zones.at(i).field("name"), z.Name)
 			}
-			seen[z.Name] = true
-			for _, sentence := range contentvalidation.IsValidLabelValue(z.Name) {
-				errs = append(errs, field.Invalid(zones.Index(i).Child("name"), z.Name, sentence))
-			}
+			f.labelValue(zones.at(i).field("name"), z.Name)
 		}
 	}
-	nodes := at.Child("forNodes")
 	if len(h.ForNodes) > maxTopologyHints {
-		return append(errs, field.TooMany(nodes, len(h.ForNodes), maxTopologyHints))
+		f.add(field.ErrorList{field.TooMany(nodes.path(), len(h.ForNodes), maxTopologyHints)})
+		return
 	}
-	seen := map[string]bool{}
 	for i, n := range h.ForNodes {
-		if seen[n.Name] {
-			errs = append(errs, field.Duplicate(nodes.Index(i).Child("name"), n.Name))
+		if slices.Contains(h.ForNodes[:i], n) {
+			f.duplicate(nodes.at(i).field("name"), n.Name)
 		}
-		seen[n.Name] = true
-		for _, sentence := range NameIsDNSSubdomain(n.Name, false) {
-			errs = append(errs, field.Invalid(nodes.Index(i).Child("name"), n.Name, sentence))
-		}
+		f.dnsSubdomain(nodes.at(i).field("name"), n.Name)
 	}
-	return errs
 }
 
 func validateSlicePorts(ports []discoveryv1.EndpointPort) (errs field.ErrorList) {

@@ -6,12 +6,14 @@ import (
 	"maps"
 	"math/rand"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -298,5 +300,46 @@ func TestServiceUpdateKeepsWhatWasGiven(t *testing.T) {
 	})
 	if external.Spec.ClusterIP != "" || len(external.Spec.ClusterIPs) > 0 {
 		t.Errorf("as ExternalName it became %s", show(external.Spec))
+	}
+}
+
+// TestSameEndpointSeesEveryField: a difference in any field of an endpoint or port is a difference.
+func TestSameEndpointSeesEveryField(t *testing.T) {
+	for seed := range int64(3000) {
+		fill := filler(seed)
+		var a, b discoveryv1.EndpointSlice
+		fill.Fill(&a.Endpoints)
+		fill.Fill(&a.Ports)
+		b = *a.DeepCopy()
+		// Change one field of one endpoint or port, found by reflection so that new ones are not forgotten.
+		if len(a.Endpoints) > 0 {
+			v := reflect.ValueOf(&b.Endpoints[0]).Elem()
+			fill.Fill(v.Field(int(seed) % v.NumField()).Addr().Interface())
+			if got, want := sameEndpoint(a.Endpoints[0], b.Endpoints[0]), equality.Semantic.DeepEqual(a.Endpoints[0], b.Endpoints[0]); got != want {
+				t.Fatalf("seed %d: same %v, want %v:\n%s\n%s", seed, got, want, show(a.Endpoints[0]), show(b.Endpoints[0]))
+			}
+		}
+		if len(a.Ports) > 0 {
+			v := reflect.ValueOf(&b.Ports[0]).Elem()
+			fill.Fill(v.Field(int(seed) % v.NumField()).Addr().Interface())
+			if got, want := samePort(a.Ports[0], b.Ports[0]), equality.Semantic.DeepEqual(a.Ports[0], b.Ports[0]); got != want {
+				t.Fatalf("seed %d: same %v, want %v:\n%s\n%s", seed, got, want, show(a.Ports[0]), show(b.Ports[0]))
+			}
+		}
+	}
+}
+
+// BenchmarkWrites measures the rules of the writes that a cluster makes most: what they cost is paid on every one.
+func BenchmarkWrites(b *testing.B) {
+	for _, c := range []struct{ file, op string }{
+		{"lease", "update"}, {"event", "create"}, {"node", "status"}, {"endpointslice", "update"}, {"service-plain", "create"}, {"configmap", "create"},
+	} {
+		b.Run(c.file+"/"+c.op, func(b *testing.B) {
+			k, obj, old, _ := (&kindCase{Op: c.op, File: c.file}).question(b)
+			b.ReportAllocs()
+			for b.Loop() {
+				kindAnswer(k, c.op, obj, old)
+			}
+		})
 	}
 }
