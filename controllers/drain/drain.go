@@ -1,5 +1,10 @@
 // Package drain closes the gap between D3 and D4: it tells a deleted pod's kubelet that no node sends new connections to the pod
 // any more, by the pod condition of lifecycle.DrainedCondition. See lifecycle/drain.go for the protocol. Upstream has no counterpart.
+//
+// It never says so before every living node has acknowledged the revision at which the last of the pod's slices marked it. A
+// living node that acknowledges nothing (a proxy of another make, or one that has not come so far) is waited for like any other:
+// the kubelet's bound ends that wait. A Service that publishes addresses which are not ready goes on sending by its
+// owner's wish; there, being marked as terminating is all that can be waited for.
 package drain
 
 import (
@@ -9,7 +14,6 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -36,50 +40,41 @@ type Config struct {
 // A node whose heartbeat is older than this is not waited for: it renews every 10 s.
 const heartbeatLimit = 25 * time.Second
 
+// workers report drained pods side by side: each report is one call.
+const workers = 4
+
 type controller struct {
 	Config
 	pods   corelisters.PodLister
 	nodes  corelisters.NodeLister
 	leases coordinationlisters.LeaseLister
-	loop   *client.Loop
-
-	mu sync.Mutex
-	// leaving are the slices in which each terminating pod's endpoint is, by pod and slice: the revision at which the slice
-	// first said that it terminates. guarded by mu
-	leaving map[types.UID]map[types.UID]revision
-	// bySlice undoes leaving when a slice goes. guarded by mu
-	bySlice map[types.UID]map[types.UID]bool
-	// pending are the keys of the pods that wait for acknowledgements. guarded by mu
-	pending map[types.UID]string
+	// sliceRevision is the revision that the cache of slices has reached at least.
+	sliceRevision func() string
+	heartbeats    client.Heartbeats
+	ledger        *ledger
+	loop          *client.Loop // keys are pods, namespace/name, and nodes that may be dead by now, by name alone
 }
-
-// revision is 0 while the slice still has the pod as an ordinary endpoint.
-type revision uint64
 
 // Run reports drained pods until ctx ends.
 func Run(ctx context.Context, c Config) error {
 	core := c.Client.Informers.Core().V1()
-	leases := c.Client.Informers.Coordination().V1().Leases()
-	k := &controller{Config: c, pods: core.Pods().Lister(), nodes: core.Nodes().Lister(), leases: leases.Lister(),
-		leaving: map[types.UID]map[types.UID]revision{}, bySlice: map[types.UID]map[types.UID]bool{}, pending: map[types.UID]string{}}
-	k.loop = client.NewLoop("drain", 4, c.Log, k.sync)
+	leases, slices := c.Client.Informers.Coordination().V1().Leases(), c.Client.Informers.Discovery().V1().EndpointSlices()
+	k := &controller{Config: c, pods: core.Pods().Lister(), nodes: core.Nodes().Lister(), leases: leases.Lister(), sliceRevision: slices.Informer().LastSyncResourceVersion}
+	k.ledger = newLedger(k.exists)
+	k.loop = client.NewLoop("drain", workers, c.Log, k.sync)
 	var handlers client.Handlers
 	defer handlers.Remove()
-	for informer, handler := range map[cache.SharedIndexInformer]cache.ResourceEventHandler{
-		core.Pods().Informer(): cache.ResourceEventHandlerFuncs{
-			AddFunc:    func(obj any) { k.podChanged(obj.(*corev1.Pod)) },
-			UpdateFunc: func(_, obj any) { k.podChanged(obj.(*corev1.Pod)) },
-			DeleteFunc: k.podGone,
-		},
-		core.Nodes().Informer(): cache.ResourceEventHandlerFuncs{},
-		leases.Informer():       client.Each(k.leaseChanged),
-		c.Client.Informers.Discovery().V1().EndpointSlices().Informer(): cache.ResourceEventHandlerFuncs{
-			AddFunc:    func(obj any) { k.sliceChanged(obj) },
-			UpdateFunc: func(_, obj any) { k.sliceChanged(obj) },
-			DeleteFunc: k.sliceGone,
-		},
+	for _, add := range []struct {
+		informer cache.SharedIndexInformer
+		handler  cache.ResourceEventHandler
+	}{
+		{core.Pods().Informer(), cache.ResourceEventHandlerFuncs{AddFunc: func(obj any) { k.podChanged(nil, obj) }, UpdateFunc: k.podChanged, DeleteFunc: k.podGone}},
+		{core.Nodes().Informer(), cache.ResourceEventHandlerFuncs{DeleteFunc: k.nodeGone}},
+		{leases.Informer(), k.heartbeats.Handler()},
+		{leases.Informer(), cache.ResourceEventHandlerFuncs{AddFunc: func(obj any) { k.leaseChanged(nil, obj) }, UpdateFunc: k.leaseChanged}},
+		{slices.Informer(), cache.ResourceEventHandlerFuncs{AddFunc: func(obj any) { k.sliceChanged(nil, obj) }, UpdateFunc: k.sliceChanged, DeleteFunc: k.sliceGone}},
 	} {
-		if err := handlers.On(informer, handler); err != nil {
+		if err := handlers.On(add.informer, add.handler); err != nil {
 			return err
 		}
 	}
@@ -90,199 +85,185 @@ func Run(ctx context.Context, c Config) error {
 	return nil
 }
 
-// podChanged looks at pods that begin to leave, and forgets those that are gone.
-func (k *controller) podChanged(pod *corev1.Pod) {
+func idOf(pod *corev1.Pod) identity { return identity{pod.Namespace, pod.Name, pod.UID} }
+
+// exists reports whether the pod is in the cache. The cache is changed before its handlers are called: when it says yes, podGone
+// is still to come.
+func (k *controller) exists(id identity) bool {
+	pod, err := k.pods.Pods(id.namespace).Get(id.name)
+	return err == nil && pod.UID == id.uid
+}
+
+// last returns the object of a deletion, its last known state when the deletion itself was missed.
+func last(obj any) (_ any, missed bool) {
+	if unknown, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		return unknown.Obj, true
+	}
+	return obj, false
+}
+
+// podChanged looks at pods that leave. A pod that was made anew while nobody watched comes as a change of the old one.
+func (k *controller) podChanged(old, obj any) {
+	pod := obj.(*corev1.Pod)
+	if before, ok := old.(*corev1.Pod); ok && before.UID != pod.UID {
+		k.ledger.forget(idOf(before))
+	}
 	if pod.DeletionTimestamp != nil {
 		k.loop.Add(pod.Namespace + "/" + pod.Name)
 	}
 }
 
-// podGone drops what is known of a pod that is removed.
 func (k *controller) podGone(obj any) {
-	if unknown, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-		obj = unknown.Obj
-	}
+	obj, _ = last(obj)
 	if pod, ok := obj.(*corev1.Pod); ok {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		delete(k.pending, pod.UID)
-		delete(k.leaving, pod.UID)
+		k.ledger.forget(idOf(pod))
 	}
 }
 
-// sliceChanged notes for each endpoint of the slice whether it terminates, and since which revision.
-func (k *controller) sliceChanged(obj any) {
-	slice, ok := obj.(*discoveryv1.EndpointSlice)
-	if !ok {
-		return
+func (k *controller) nodeGone(obj any) {
+	obj, _ = last(obj)
+	if node, ok := obj.(*corev1.Node); ok {
+		k.wake(k.ledger.waitingFor(node.Name))
 	}
-	at, err := strconv.ParseUint(slice.ResourceVersion, 10, 64)
+}
+
+func (k *controller) sliceChanged(old, obj any) {
+	slice := obj.(*discoveryv1.EndpointSlice)
+	at, err := parseRevision(slice.ResourceVersion)
 	if err != nil {
+		k.Log.Error("read an EndpointSlice's revision", "slice", slice.Namespace+"/"+slice.Name, "error", err)
 		return
 	}
-	var wake []string
-	k.mu.Lock()
-	members := map[types.UID]bool{}
-	for i := range slice.Endpoints {
-		e := &slice.Endpoints[i]
-		if e.TargetRef == nil || e.TargetRef.Kind != "Pod" {
-			continue
-		}
-		uid := e.TargetRef.UID
-		members[uid] = true
-		in := k.leaving[uid]
-		if in == nil {
-			in = map[types.UID]revision{}
-			k.leaving[uid] = in
-		}
-		switch terminating := e.Conditions.Terminating != nil && *e.Conditions.Terminating; {
-		case !terminating:
-			in[slice.UID] = 0
-		case in[slice.UID] == 0:
-			in[slice.UID] = revision(at)
-			wake = append(wake, e.TargetRef.Namespace+"/"+e.TargetRef.Name)
-		}
+	if before, ok := old.(*discoveryv1.EndpointSlice); ok && before.UID != slice.UID {
+		k.wake(k.ledger.sliceGone(before.UID, at)) // removed and made anew while nobody watched, both by now
 	}
-	for uid := range k.bySlice[slice.UID] {
-		if !members[uid] {
-			k.leaveSlice(uid, slice.UID, revision(at))
-		}
-	}
-	k.bySlice[slice.UID] = members
-	for _, key := range k.pending {
-		wake = append(wake, key)
-	}
-	k.mu.Unlock()
-	for _, key := range wake {
-		k.loop.Add(key)
-	}
-}
-
-// leaveSlice takes a pod out of a slice's members. While the pod waits, the revision of its removal still has to be reached by
-// every node, so it stays until the pod is gone. Callers hold mu.
-func (k *controller) leaveSlice(pod, slice types.UID, at revision) {
-	in := k.leaving[pod]
-	if _, waits := k.pending[pod]; waits {
-		if in != nil && in[slice] == 0 {
-			in[slice] = at
-		}
-		return
-	}
-	if delete(in, slice); len(in) == 0 {
-		delete(k.leaving, pod)
-	}
+	k.wake(k.ledger.slice(slice, at))
 }
 
 func (k *controller) sliceGone(obj any) {
-	if unknown, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-		obj = unknown.Obj
-	}
+	obj, missed := last(obj)
 	slice, ok := obj.(*discoveryv1.EndpointSlice)
 	if !ok {
 		return
 	}
-	at, _ := strconv.ParseUint(slice.ResourceVersion, 10, 64) // of the deletion
-	k.mu.Lock()
-	for uid := range k.bySlice[slice.UID] {
-		k.leaveSlice(uid, slice.UID, revision(at))
+	at, _ := parseRevision(slice.ResourceVersion) // of the deletion
+	if missed {
+		// The object is an old one. The deletion came before the list that lacks it.
+		listed, _ := parseRevision(k.sliceRevision())
+		at = max(at, listed)
 	}
-	delete(k.bySlice, slice.UID)
-	wake := make([]string, 0, len(k.pending))
-	for _, key := range k.pending {
-		wake = append(wake, key)
+	k.wake(k.ledger.sliceGone(slice.UID, at))
+}
+
+// leaseChanged looks again at the pods that wait for the node which has acknowledged.
+func (k *controller) leaseChanged(old, obj any) {
+	lease := obj.(*coordinationv1.Lease)
+	node, ok := strings.CutPrefix(lease.Name, lifecycle.DrainLeasePrefix)
+	if !ok || lease.Namespace != lifecycle.DrainNamespace {
+		return
 	}
-	k.mu.Unlock()
-	for _, key := range wake {
-		k.loop.Add(key)
+	if before, ok := old.(*coordinationv1.Lease); ok && before.Annotations[lifecycle.ProgrammedAnnotation] == lease.Annotations[lifecycle.ProgrammedAnnotation] {
+		return
+	}
+	k.wake(k.ledger.waitingFor(node))
+}
+
+func (k *controller) wake(pods []types.NamespacedName) {
+	for _, pod := range pods {
+		k.loop.Add(pod.Namespace + "/" + pod.Name)
 	}
 }
 
-// leaseChanged looks again at every waiting pod when a node acknowledges.
-func (k *controller) leaseChanged(lease *coordinationv1.Lease) {
-	if lease.Namespace != lifecycle.DrainNamespace || !strings.HasPrefix(lease.Name, lifecycle.DrainLeasePrefix) {
-		return
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, key := range k.pending {
-		k.loop.Add(key)
-	}
+func parseRevision(s string) (revision, error) {
+	r, err := strconv.ParseUint(s, 10, 64)
+	return revision(r), err
 }
 
 // sync decides for one pod.
 func (k *controller) sync(ctx context.Context, key string) error {
-	namespace, name, err := cache.SplitMetaNamespaceKey(key)
-	if err != nil {
+	namespace, name, ok := strings.Cut(key, "/")
+	if !ok {
+		k.wake(k.ledger.waitingFor(key)) // a node that may be dead by now
 		return nil
 	}
 	pod, err := k.pods.Pods(namespace).Get(name)
 	if apierrors.IsNotFound(err) || err == nil && pod.DeletionTimestamp == nil {
 		return nil
 	} else if err != nil {
-		return err
+		return fmt.Errorf("read pod %s: %w", key, err)
 	}
+	id := idOf(pod)
 	if drained(pod) {
-		k.settle(pod.UID)
+		k.ledger.settle(id)
 		return nil
 	}
-	at, known, marked := k.revisionOf(key, pod.UID)
-	if !known {
-		return nil // behind no Service; should a slice name it yet, its event brings us back
+	at, known, marked := k.ledger.await(id)
+	if !k.exists(id) {
+		k.ledger.forget(id) // it went while we looked, and its event may have come before await
+		return nil
 	}
-	if !marked || !k.acknowledged(at) {
-		return nil // a slice or a lease event brings us back
+	if !known || !marked {
+		return nil // a slice that marks it, or names it for the first time, brings us back
 	}
-	return k.report(ctx, pod)
-}
-
-// revisionOf returns the revision that every node must have reached, whether any slice has or had the pod, and whether all
-// of them say that it terminates. The pod is pending from here on.
-func (k *controller) revisionOf(key string, uid types.UID) (at revision, known, marked bool) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.pending[uid] = key
-	in := k.leaving[uid]
-	if len(in) == 0 {
-		return 0, false, false
-	}
-	for _, r := range in {
-		if r == 0 {
-			return 0, true, false
+	for {
+		node, err := k.behind(at)
+		if err != nil {
+			return fmt.Errorf("drain pod %s: %w", key, err)
 		}
-		at = max(at, r)
+		if node == nil {
+			return k.report(ctx, pod)
+		}
+		k.ledger.awaitNode(id, node.Name)
+		// Its acknowledgement may have come before it was waited for.
+		if live := k.liveFor(node); live > 0 && !k.reached(node.Name, at) && k.stays(node) {
+			k.loop.AddAfter(node.Name, live)
+			return nil
+		}
 	}
-	return at, true, true
 }
 
-// acknowledged reports whether every live node has reached the revision.
-func (k *controller) acknowledged(at revision) bool {
+// behind returns a living node that has not reached the revision, nil when there is none.
+func (k *controller) behind(at revision) (*corev1.Node, error) {
 	nodes, err := k.nodes.List(everything)
+	if err != nil {
+		return nil, fmt.Errorf("list nodes: %w", err)
+	}
+	for _, node := range nodes {
+		if !k.reached(node.Name, at) && k.liveFor(node) > 0 {
+			return node, nil
+		}
+	}
+	return nil, nil
+}
+
+// stays reports whether the node is still in the cache; if it is, nodeGone is still to come.
+func (k *controller) stays(node *corev1.Node) bool {
+	_, err := k.nodes.Get(node.Name)
+	return err == nil
+}
+
+// reached reports whether the node has acknowledged the revision.
+func (k *controller) reached(node string, at revision) bool {
+	lease, err := k.leases.Leases(lifecycle.DrainNamespace).Get(lifecycle.DrainLeasePrefix + node)
 	if err != nil {
 		return false
 	}
-	for _, node := range nodes {
-		lease, err := k.leases.Leases(lifecycle.DrainNamespace).Get(lifecycle.DrainLeasePrefix + node.Name)
-		if err != nil {
-			continue // a proxy of another make: it acknowledges nothing, and the kubelet's bound is what is left
-		}
-		if !k.alive(node) {
-			continue
-		}
-		reached, err := strconv.ParseUint(lease.Annotations[lifecycle.ProgrammedAnnotation], 10, 64)
-		if err != nil || revision(reached) < at {
-			return false
-		}
-	}
-	return true
+	reached, err := parseRevision(lease.Annotations[lifecycle.ProgrammedAnnotation])
+	return err == nil && reached >= at
 }
 
-// alive reports whether the node's kubelet still renews its Lease; a node that is gone is not waited for.
-func (k *controller) alive(node *corev1.Node) bool {
-	lease, err := k.leases.Leases(corev1.NamespaceNodeLease).Get(node.Name)
-	if err != nil || lease.Spec.RenewTime == nil {
-		return true
+// liveFor returns for how long a node that says no more still counts as living; not more than zero for one that is gone. A node
+// without a Lease has no kubelet that renews it: it lives only while it is new and Ready.
+func (k *controller) liveFor(node *corev1.Node) time.Duration {
+	last := k.heartbeats.Last(node.Name)
+	if last.IsZero() {
+		for i := range node.Status.Conditions {
+			if c := &node.Status.Conditions[i]; c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue {
+				last = c.LastHeartbeatTime.Time
+			}
+		}
 	}
-	return time.Since(lease.Spec.RenewTime.Time) < heartbeatLimit
+	return heartbeatLimit - time.Since(last)
 }
 
 // report writes the condition.
@@ -297,18 +278,12 @@ func (k *controller) report(ctx context.Context, pod *corev1.Pod) error {
 		return fmt.Errorf("encode condition: %w", err)
 	}
 	_, err = k.Client.Kubernetes.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+	if err != nil && !apierrors.IsNotFound(err) {
+		// A conflict too: of a UID, which the cache soon knows, or of too many writers at once.
 		return fmt.Errorf("report pod %s/%s drained: %w", pod.Namespace, pod.Name, err)
 	}
-	k.settle(pod.UID)
+	k.ledger.settle(idOf(pod))
 	return nil
-}
-
-// settle stops looking at the pod.
-func (k *controller) settle(uid types.UID) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	delete(k.pending, uid)
 }
 
 var everything = labels.Everything()
