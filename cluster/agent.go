@@ -54,6 +54,7 @@ func RunAgent(ctx context.Context, a Agent, log *slog.Logger, ready func()) (err
 		return err
 	}
 	p.run("client certificate", identity.Run)
+	p.run("memory", returnStartMemory)
 	config := rest.CopyConfig(identity.Config)
 	config.UserAgent = "wherry/" + a.Node.Name
 	set, err := client.Remote(config)

@@ -178,6 +178,7 @@ func (c *controlPlane) buildAPIServer(ctx context.Context) error {
 		return fmt.Errorf("build API server: %w", err)
 	}
 	c.api.Handle(strings.TrimSuffix(trace.Prefix, "/"), c.collector)
+	c.api.Handle("/debug/pprof", profiling())
 	discovery, err := accounts.OpenIDHandlers(c.settings.URL())
 	if err != nil {
 		return err
@@ -242,7 +243,9 @@ const startTimeout = 2 * time.Minute
 func (c *controlPlane) seed(ctx context.Context) error {
 	steps := []func(context.Context) error{
 		func(ctx context.Context) error { return policy.Reconcile(ctx, c.masters.Kubernetes, policy.Default()) },
-		func(ctx context.Context) error { return admission.EnsureSystemPriorityClasses(ctx, c.masters.Kubernetes) },
+		func(ctx context.Context) error {
+			return admission.EnsureSystemPriorityClasses(ctx, c.masters.Kubernetes)
+		},
 		c.seedToken, c.seedNetwork, c.seedClusterInfo,
 	}
 	errs := make([]error, len(steps))

@@ -66,6 +66,7 @@ func RunServer(ctx context.Context, s Server, log *slog.Logger, ready func()) (e
 		})
 	}
 	p.run("certificate renewal", plane.renewCertificates)
+	p.run("memory", returnStartMemory)
 	if ready != nil {
 		ready()
 	}
