@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
-	"wherry.dev/wherry/kubelet/volumes/downward"
+	"wherry.dev/wherry/kubelet/downward"
 	"wherry.dev/wherry/kubelet/volumes/objects"
 )
 
