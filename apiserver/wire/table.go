@@ -58,6 +58,9 @@ func (t *Type) Table(a Accept, objects []runtime.Object, lm metav1.ListMeta, o m
 			}
 			row.Cells = []any{m.GetName(), m.GetCreationTimestamp().UTC().Format(time.RFC3339)}
 		}
+		if t.Kind.RowConditions != nil {
+			row.Conditions = t.Kind.RowConditions(obj)
+		}
 		switch o.IncludeObject {
 		case metav1.IncludeNone:
 		case metav1.IncludeObject:
