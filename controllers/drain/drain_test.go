@@ -330,9 +330,16 @@ func (c *cluster) pass(d time.Duration) {
 			c.heartbeat(n)
 		}
 		c.deliverAll()
-		time.Sleep(10 * time.Second)
-		synctest.Wait()
+		c.sleep(10 * time.Second)
 	}
+}
+
+// sleep hands the truth over to the controller's workers: what they do meanwhile comes after what was read before.
+func (c *cluster) sleep(d time.Duration) {
+	c.mu.Lock()
+	c.mu.Unlock() //nolint:staticcheck // the order is all that is wanted
+	time.Sleep(d)
+	synctest.Wait()
 }
 
 // report takes the condition and looks whether it is true.
@@ -571,7 +578,7 @@ func TestConflictsAreTriedAgain(t *testing.T) {
 		c.syncSlice("a", "web")
 		c.acknowledge("n1")
 		c.deliverAll()
-		time.Sleep(time.Second)
+		c.sleep(time.Second)
 		c.wantReported(t, "web", true)
 	})
 }
