@@ -95,6 +95,8 @@ func (t *Tree) Missing(doc string, m Mention) string {
 	switch {
 	case deeper && strings.Contains(first, ".") && !strings.HasPrefix(first, "."):
 		return "" // an import path, an API group, an image
+	case first == "bin":
+		return "" // what the build makes
 	case !deeper && !sourceish.MatchString(text):
 		return "" // a word
 	}
