@@ -34,6 +34,12 @@ func In(netns string, f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked
+		if unix.Gettid() == unix.Getpid() {
+			// The first thread cannot be thrown away, and /proc shows its namespace as the whole process's: let another do it.
+			done <- In(netns, f)
+			runtime.UnlockOSThread()
+			return
+		}
 		done <- func() error {
 			fd, err := unix.Open(netns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 			if err != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -53,6 +54,8 @@ func reexec() (code int, err error) {
 	if binary, err = filepath.Abs(binary); err != nil {
 		return 0, err
 	}
+	runtime.LockOSThread() // the child is killed when the thread that started it ends
+	defer runtime.UnlockOSThread()
 	cmd := exec.Command(os.Args[0], os.Args[1:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), insideVariable+"="+state, binaryVariable+"="+binary)
@@ -69,6 +72,9 @@ func reexec() (code int, err error) {
 	}
 	var exit *exec.ExitError
 	if errors.As(runErr, &exit) {
+		if !exit.Exited() {
+			fmt.Fprintln(os.Stderr, "the tests' process ended by a signal:", exit)
+		}
 		return max(exit.ExitCode(), 1), nil
 	}
 	return 0, runErr

@@ -23,7 +23,6 @@ func TestOneNode(t *testing.T) {
 func TestThreeNodes(t *testing.T) {
 	tellAll(t, "b", 3, func(s *story) {
 		s.Run("rollout", s.rollout)
-		s.Run("late proxy", s.lateProxy)
 	})
 }
 
