@@ -38,8 +38,13 @@ func (l *Loop) Add(key string) { l.queue.Add(key) }
 // AddAfter asks for it after a while.
 func (l *Loop) AddAfter(key string, d time.Duration) { l.queue.AddAfter(key, d) }
 
-// Run works until ctx ends, and returns when every worker has ended.
+// Run works until ctx ends, and returns when every worker has ended. It must be called, be it with a context that has ended
+// already: the queue holds a goroutine until then.
 func (l *Loop) Run(ctx context.Context) {
+	defer l.queue.ShutDown() // also when a worker saw the end first, and stop came before the queue's turn
+	if ctx.Err() != nil {
+		return
+	}
 	stop := context.AfterFunc(ctx, l.queue.ShutDown)
 	defer stop()
 	var wg sync.WaitGroup

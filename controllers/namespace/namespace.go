@@ -56,9 +56,7 @@ func Run(ctx context.Context, c Config) error {
 	})); err != nil {
 		return err
 	}
-	if !handlers.Sync(ctx, c.Client) {
-		return nil
-	}
+	handlers.Sync(ctx, c.Client) // or ctx has ended, which the loop sees
 	k.loop.Run(ctx)
 	return nil
 }

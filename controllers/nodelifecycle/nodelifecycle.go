@@ -11,12 +11,10 @@ import (
 	"slices"
 	"time"
 
-	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	coordinationlisters "k8s.io/client-go/listers/coordination/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
@@ -33,18 +31,24 @@ type Config struct {
 	GracePeriod time.Duration
 }
 
-const defaultGracePeriod = 50 * time.Second
+const (
+	defaultGracePeriod = 50 * time.Second
+	// startupGracePeriod is how long a new node may say nothing of itself, upstream's too.
+	startupGracePeriod = 60 * time.Second
+)
 
 // podsByNode is the name of the index that eviction looks pods up in.
 const podsByNode = "wherry.dev/node"
 
 type controller struct {
 	Config
-	nodes  corelisters.NodeLister
-	leases coordinationlisters.LeaseLister
-	pods   cache.Indexer
-	loop   *client.Loop // nodes
-	evict  *client.Loop // pods
+	nodes      corelisters.NodeLister
+	pods       cache.Indexer
+	heartbeats client.Heartbeats
+	started    time.Time
+	taints     taintTimes
+	loop       *client.Loop // nodes
+	evict      *client.Loop // pods
 }
 
 // Run watches over nodes until ctx ends.
@@ -57,30 +61,21 @@ func Run(ctx context.Context, c Config) error {
 	if err := addNodeIndex(pods); err != nil {
 		return err
 	}
-	k := &controller{Config: c, nodes: nodes.Lister(), leases: leases.Lister(), pods: pods.GetIndexer()}
+	k := &controller{Config: c, nodes: nodes.Lister(), pods: pods.GetIndexer(), started: time.Now()}
 	k.loop = client.NewLoop("nodelifecycle", 4, c.Log, k.sync)
 	k.evict = client.NewLoop("tainteviction", 4, c.Log, k.evictPod)
 	var handlers client.Handlers
 	defer handlers.Remove()
 	for informer, handler := range map[cache.SharedIndexInformer]cache.ResourceEventHandler{
-		nodes.Informer(): client.Each(func(n *corev1.Node) {
-			k.loop.Add(n.Name)
-			k.enqueuePods(n)
-		}),
-		leases.Informer(): cache.ResourceEventHandlerFuncs{}, // read when a node is due, so that a heartbeat costs nothing here
-		pods: client.Each(func(p *corev1.Pod) {
-			if p.Spec.NodeName != "" && p.DeletionTimestamp == nil && k.tainted(p.Spec.NodeName) {
-				k.evict.Add(p.Namespace + "/" + p.Name)
-			}
-		}),
+		nodes.Informer():  cache.ResourceEventHandlerFuncs{AddFunc: k.nodeAdded, UpdateFunc: func(_, obj any) { k.nodeChanged(obj.(*corev1.Node)) }, DeleteFunc: k.nodeGone},
+		leases.Informer(): k.heartbeats.Handler(), // read when a node is due: a heartbeat wakes nobody
+		pods:              client.Each(k.podChanged),
 	} {
 		if err := handlers.On(informer, handler); err != nil {
 			return err
 		}
 	}
-	if !handlers.Sync(ctx, c.Client) {
-		return nil
-	}
+	handlers.Sync(ctx, c.Client) // or ctx has ended, which the loops see
 	done := make(chan struct{})
 	go func() { k.evict.Run(ctx); close(done) }()
 	k.loop.Run(ctx)
@@ -104,55 +99,98 @@ func addNodeIndex(pods cache.SharedIndexInformer) error {
 	return nil
 }
 
-// sync looks at one node's heartbeat and brings conditions and taints up to it. It comes back when the heartbeat would be overdue.
+func (k *controller) nodeAdded(obj any) {
+	node := obj.(*corev1.Node)
+	k.event(node, "RegisteredNode", "Node %s event: Registered Node %s in Controller", node.Name, node.Name)
+	k.nodeChanged(node)
+}
+
+func (k *controller) nodeChanged(node *corev1.Node) {
+	k.taints.note(node, time.Now())
+	k.loop.Add(node.Name)
+	k.enqueuePods(node)
+}
+
+func (k *controller) nodeGone(obj any) {
+	if unknown, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		obj = unknown.Obj
+	}
+	if node, ok := obj.(*corev1.Node); ok {
+		k.taints.forget(node.Name)
+		k.event(node, "RemovingNode", "Node %s event: Removing Node %s from Controller", node.Name, node.Name)
+	}
+}
+
+func (k *controller) podChanged(p *corev1.Pod) {
+	if p.Spec.NodeName != "" && p.DeletionTimestamp == nil && k.tainted(p.Spec.NodeName) {
+		k.evict.Add(p.Namespace + "/" + p.Name)
+	}
+}
+
+func (k *controller) event(about *corev1.Node, reason, format string, args ...any) {
+	if k.Recorder != nil {
+		k.Recorder.Eventf(about, corev1.EventTypeNormal, reason, format, args...)
+	}
+}
+
+// sync looks at one node's heartbeat and brings conditions and taints up to it. It comes back when the heartbeat would be overdue;
+// a silent node brings itself back, when it writes its status again.
 func (k *controller) sync(ctx context.Context, name string) error {
 	node, err := k.nodes.Get(name)
 	if apierrors.IsNotFound(err) {
 		return nil
 	} else if err != nil {
-		return err
+		return fmt.Errorf("read node %s: %w", name, err)
 	}
 	if overdue := k.overdueIn(node); overdue > 0 {
 		k.loop.AddAfter(name, overdue)
-	} else if readiness(node) != corev1.ConditionUnknown {
-		return k.markUnknown(ctx, node)
 	} else {
-		k.loop.AddAfter(name, k.GracePeriod/5) // its next heartbeat is a node event only when its status changes
+		if readiness(node) != corev1.ConditionUnknown {
+			return k.markUnknown(ctx, node) // its own event brings us back for the rest
+		}
+		if err := k.markPodsNotReady(ctx, node); err != nil {
+			return err
+		}
 	}
 	return k.syncTaints(ctx, node)
 }
 
-// overdueIn returns how long the node may still be silent.
+// overdueIn returns how long the node may still be silent. What is known of heartbeats is known since the start: whoever renewed
+// while this server was away is not taken for dead.
 func (k *controller) overdueIn(node *corev1.Node) time.Duration {
-	last := node.CreationTimestamp.Time
-	for i := range node.Status.Conditions {
-		if c := &node.Status.Conditions[i]; c.Type == corev1.NodeReady && c.Status != corev1.ConditionUnknown && c.LastHeartbeatTime.After(last) {
-			last = c.LastHeartbeatTime.Time
+	grace, last := k.GracePeriod, k.heartbeats.Last(node.Name)
+	if last.IsZero() { // no kubelet, or one that has only begun
+		last = later(k.started, node.CreationTimestamp.Time)
+		for i := range node.Status.Conditions {
+			if c := &node.Status.Conditions[i]; c.Type == corev1.NodeReady && c.Status != corev1.ConditionUnknown {
+				last = later(last, c.LastHeartbeatTime.Time)
+			}
 		}
 	}
-	if lease, err := k.leases.Leases(corev1.NamespaceNodeLease).Get(node.Name); err == nil && renewed(lease).After(last) {
-		last = renewed(lease)
+	if readiness(node) == "" {
+		grace = max(grace, startupGracePeriod)
 	}
-	return k.GracePeriod - time.Since(last)
+	return grace - time.Since(last)
 }
 
-func renewed(lease *coordinationv1.Lease) time.Time {
-	if lease.Spec.RenewTime == nil {
-		return time.Time{}
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
 	}
-	return lease.Spec.RenewTime.Time
+	return a
 }
 
+// readiness is what the node's condition Ready says; empty without the condition.
 func readiness(node *corev1.Node) corev1.ConditionStatus {
 	for i := range node.Status.Conditions {
 		if node.Status.Conditions[i].Type == corev1.NodeReady {
 			return node.Status.Conditions[i].Status
 		}
 	}
-	return corev1.ConditionUnknown
+	return ""
 }
 
-// markUnknown says that nothing is known of a silent node, and that its pods are not ready, so that Services leave them out.
+// markUnknown says that nothing is known of a silent node.
 func (k *controller) markUnknown(ctx context.Context, node *corev1.Node) error {
 	now := metav1.Now()
 	var conditions []corev1.NodeCondition
@@ -173,10 +211,8 @@ func (k *controller) markUnknown(ctx context.Context, node *corev1.Node) error {
 		return fmt.Errorf("mark node %s unknown: %w", node.Name, err)
 	}
 	k.Log.Warn("node is silent", "node", node.Name)
-	if k.Recorder != nil {
-		k.Recorder.Eventf(node, corev1.EventTypeNormal, "NodeNotReady", "Node %s status is now: NodeNotReady", node.Name)
-	}
-	return k.markPodsNotReady(ctx, node)
+	k.event(node, "NodeNotReady", "Node %s status is now: NodeNotReady", node.Name)
+	return nil
 }
 
 func (k *controller) patchNode(ctx context.Context, node *corev1.Node, change map[string]any, subresources ...string) error {
@@ -189,6 +225,7 @@ func (k *controller) patchNode(ctx context.Context, node *corev1.Node, change ma
 	return err
 }
 
+// markPodsNotReady says so of a silent node's pods, so that Services leave them out.
 func (k *controller) markPodsNotReady(ctx context.Context, node *corev1.Node) error {
 	for _, pod := range k.podsOn(node.Name) {
 		ready := slices.IndexFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodReady })

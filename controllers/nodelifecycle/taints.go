@@ -4,12 +4,9 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/klog/v2"
 )
 
 // wanted are the taints that follow from the node's conditions and spec (upstream's TaintNodesByCondition and TaintBasedEviction).
@@ -50,14 +47,12 @@ var ours = []string{
 }
 
 func (k *controller) syncTaints(ctx context.Context, node *corev1.Node) error {
-	if readyUnreported(node) {
-		return nil // admission's not-ready taint stays until the kubelet has spoken
-	}
 	want := wanted(node)
+	unreported := readiness(node) == ""
 	var taints []corev1.Taint
 	same := true
 	for _, t := range node.Spec.Taints {
-		if !slices.Contains(ours, t.Key) {
+		if !slices.Contains(ours, t.Key) || unreported && t.Key == corev1.TaintNodeNotReady { // admission's stays until the kubelet has spoken
 			taints = append(taints, t)
 			continue
 		}
@@ -88,10 +83,6 @@ func (k *controller) syncTaints(ctx context.Context, node *corev1.Node) error {
 	return nil
 }
 
-func readyUnreported(node *corev1.Node) bool {
-	return !slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == corev1.NodeReady })
-}
-
 func (k *controller) tainted(name string) bool {
 	node, err := k.nodes.Get(name)
 	return err == nil && slices.ContainsFunc(node.Spec.Taints, noExecute)
@@ -106,75 +97,4 @@ func (k *controller) enqueuePods(node *corev1.Node) {
 	for _, pod := range k.podsOn(node.Name) {
 		k.evict.Add(pod.Namespace + "/" + pod.Name)
 	}
-}
-
-// evictPod deletes a pod once it has stayed on a tainted node for as long as it tolerates.
-func (k *controller) evictPod(ctx context.Context, key string) error {
-	obj, ok, err := k.pods.GetByKey(key)
-	if err != nil || !ok {
-		return err
-	}
-	pod := obj.(*corev1.Pod)
-	if pod.DeletionTimestamp != nil || pod.Spec.NodeName == "" {
-		return nil
-	}
-	node, err := k.nodes.Get(pod.Spec.NodeName)
-	if apierrors.IsNotFound(err) {
-		return nil // podgc's business
-	} else if err != nil {
-		return err
-	}
-	left, evict := toleratedFor(pod, node, time.Now())
-	switch {
-	case !evict:
-		return nil
-	case left > 0:
-		k.evict.AddAfter(key, left)
-		return nil
-	}
-	if k.Recorder != nil {
-		k.Recorder.Eventf(pod, corev1.EventTypeNormal, "TaintManagerEviction", "Marking for deletion Pod %s", key)
-	}
-	err = k.Client.Kubernetes.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &pod.UID}})
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-		return fmt.Errorf("evict pod %s: %w", key, err)
-	}
-	return nil
-}
-
-// toleratedFor returns how much longer the pod may stay, and whether it has to go at all.
-func toleratedFor(pod *corev1.Pod, node *corev1.Node, now time.Time) (left time.Duration, evict bool) {
-	for i := range node.Spec.Taints {
-		taint := &node.Spec.Taints[i]
-		if taint.Effect != corev1.TaintEffectNoExecute {
-			continue
-		}
-		tolerated, forever := false, true
-		var seconds int64
-		for j := range pod.Spec.Tolerations {
-			t := &pod.Spec.Tolerations[j]
-			if !t.ToleratesTaint(klog.Background(), taint, false) {
-				continue
-			}
-			tolerated = true
-			if t.TolerationSeconds != nil && (forever || *t.TolerationSeconds < seconds) {
-				forever, seconds = false, max(0, *t.TolerationSeconds)
-			}
-		}
-		if !tolerated {
-			return 0, true
-		}
-		if forever {
-			continue
-		}
-		since := now
-		if taint.TimeAdded != nil {
-			since = taint.TimeAdded.Time
-		}
-		stays := since.Add(time.Duration(seconds) * time.Second).Sub(now)
-		if !evict || stays < left {
-			left, evict = stays, true
-		}
-	}
-	return max(0, left), evict
 }
