@@ -3,6 +3,7 @@ package house
 import (
 	"go/ast"
 	"path"
+	"strings"
 	"testing"
 )
 
@@ -39,6 +40,24 @@ func TestSourcesKeepTheStyle(t *testing.T) {
 			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == "init" {
 				t.Errorf("%s: func init: wiring is plain code in cluster", f.Path)
 			}
+		}
+	}
+}
+
+// What is committed is true on every machine, not only on the one where it was written.
+func TestNothingNamesThisMachine(t *testing.T) {
+	tree := read(t)
+	if len(tree.Root) < len("/a/b") {
+		t.Skip("the tree lies too near to / for its path to be told from others")
+	}
+	for _, f := range tree.Files {
+		if strings.Contains(f.Text, tree.Root+"/") {
+			t.Errorf("%s names %s", f.Path, tree.Root)
+		}
+	}
+	for _, doc := range tree.Docs {
+		if strings.Contains(document(t, tree, doc), tree.Root+"/") {
+			t.Errorf("%s names %s", doc, tree.Root)
 		}
 	}
 }
