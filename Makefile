@@ -33,7 +33,8 @@ $(B)/pack: $(wildcard embedded/images/build/*.go) go.mod
 # A cluster on this machine with the sample app on it: `make up NODES=3`, and `make down` takes it away again.
 up: build
 	hack/up
-down: build
+down:
+	@[ -x bin/wherry ] || $(MAKE) build
 	bin/wherry down --name $(or $(NAME),default)
 
 # The small programs of others: rebuilt when their versions change.
