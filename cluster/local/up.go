@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -117,6 +118,8 @@ func (c *Cluster) start(ctx context.Context, o UpOptions) error {
 	if err != nil {
 		return err
 	}
+	began := time.Now()
+	fresh := map[string]bool{} // nodes whose process was started just now
 	watched := make([]*process, c.Nodes)
 	defer func() {
 		for _, p := range watched {
@@ -145,12 +148,13 @@ func (c *Cluster) start(ctx context.Context, o UpOptions) error {
 		if watched[i-1], err = c.spawn(i, args...); err != nil {
 			return err
 		}
+		fresh[c.NodeName(i)] = true
 	}
 	config, err := clientcmd.RESTConfigFromKubeConfig(credentials.AdminKubeconfig)
 	if err != nil {
 		return fmt.Errorf("administrator's kubeconfig: %w", err)
 	}
-	if err := c.waitReady(ctx, config, watched); err != nil {
+	if err := c.waitReady(ctx, config, watched, fresh, began); err != nil {
 		return err
 	}
 	return c.writeKubeconfig(o, credentials.AdminKubeconfig)
@@ -177,7 +181,7 @@ func (c *Cluster) nodeArgs(i int) []string {
 }
 
 // waitReady returns when every node is Ready, or as soon as one of their processes has ended, with the reason it gave.
-func (c *Cluster) waitReady(ctx context.Context, config *rest.Config, watched []*process) error {
+func (c *Cluster) waitReady(ctx context.Context, config *rest.Config, watched []*process, fresh map[string]bool, began time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	died := make(chan error, len(watched))
@@ -189,7 +193,7 @@ func (c *Cluster) waitReady(ctx context.Context, config *rest.Config, watched []
 		}()
 	}
 	ready := make(chan error, 1)
-	go func() { ready <- c.watchNodes(ctx, config) }()
+	go func() { ready <- c.watchNodes(ctx, config, fresh, began) }()
 	select {
 	case err := <-died:
 		return err
@@ -201,7 +205,9 @@ func (c *Cluster) waitReady(ctx context.Context, config *rest.Config, watched []
 	}
 }
 
-func (c *Cluster) watchNodes(ctx context.Context, config *rest.Config) error {
+// watchNodes returns when every node is Ready. A node whose process was started just now must have renewed its Lease since: the Ready
+// of before a kill -9 does not count.
+func (c *Cluster) watchNodes(ctx context.Context, config *rest.Config, fresh map[string]bool, began time.Time) error {
 	config = rest.CopyConfig(config)
 	config.ContentType = "application/vnd.kubernetes.protobuf"
 	client, err := kubernetes.NewForConfig(config)
@@ -217,38 +223,65 @@ func (c *Cluster) watchNodes(ctx context.Context, config *rest.Config) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		list, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
-		if err != nil {
+		if err := c.watchNodesOnce(ctx, client, missing); err != nil {
 			time.Sleep(wait)
-			continue
 		}
-		for i := range list.Items {
-			noteReady(missing, &list.Items[i])
+	}
+	for name := range fresh {
+		if err := awaitHeartbeat(ctx, client, name, began); err != nil {
+			return err
 		}
-		if len(missing) == 0 {
-			return nil
-		}
-		w, err := client.CoreV1().Nodes().Watch(ctx, metav1.ListOptions{ResourceVersion: list.ResourceVersion})
-		if err != nil {
-			continue
-		}
-		for event := range w.ResultChan() {
-			if node, ok := event.Object.(*corev1.Node); ok {
-				noteReady(missing, node)
-			}
-			if len(missing) == 0 {
-				break
-			}
-		}
-		w.Stop()
 	}
 	return nil
 }
 
-// noteReady crosses a node off once it says Ready with a recent heartbeat: an old Ready of a node that was killed does not count.
+func (c *Cluster) watchNodesOnce(ctx context.Context, client kubernetes.Interface, missing map[string]bool) error {
+	list, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	for i := range list.Items {
+		noteReady(missing, &list.Items[i])
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	w, err := client.CoreV1().Nodes().Watch(ctx, metav1.ListOptions{ResourceVersion: list.ResourceVersion})
+	if err != nil {
+		return err
+	}
+	defer w.Stop()
+	for event := range w.ResultChan() {
+		if node, ok := event.Object.(*corev1.Node); ok {
+			noteReady(missing, node)
+		}
+		if len(missing) == 0 {
+			break
+		}
+	}
+	return nil
+}
+
+// awaitHeartbeat waits until the node's kubelet has renewed its Lease after began.
+func awaitHeartbeat(ctx context.Context, client kubernetes.Interface, name string, began time.Time) error {
+	w, err := client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+	if err != nil {
+		return fmt.Errorf("watch the heartbeat of node %s: %w", name, err)
+	}
+	defer w.Stop()
+	for event := range w.ResultChan() {
+		lease, ok := event.Object.(*coordinationv1.Lease)
+		if ok && lease.Spec.RenewTime != nil && lease.Spec.RenewTime.After(began) {
+			return nil
+		}
+	}
+	return fmt.Errorf("node %s sends no heartbeat: %w", name, ctx.Err())
+}
+
+// noteReady crosses a node off once it says Ready.
 func noteReady(missing map[string]bool, node *corev1.Node) {
 	for _, condition := range node.Status.Conditions {
-		if condition.Type == corev1.NodeReady && condition.Status == corev1.ConditionTrue && time.Since(condition.LastHeartbeatTime.Time) < 10*time.Minute {
+		if condition.Type == corev1.NodeReady && condition.Status == corev1.ConditionTrue {
 			delete(missing, node.Name)
 		}
 	}
