@@ -40,7 +40,7 @@ type ending struct {
 	grace    time.Duration // as last asked for
 
 	drainUntil time.Time // zero: no wait for D3
-	drained    bool
+	drained    time.Time // when every node was seen to have acknowledged; zero: not yet
 
 	stopBegun  time.Time
 	cut        bool                     // a step was cut off: what it left in the runtime has to be looked up
@@ -166,17 +166,33 @@ func (w *worker) served() bool {
 	return false
 }
 
+// drainSettle is what connections that were begun just before the last node acknowledged get to bring their first request. A server that
+// is told to stop closes a connection whose request it has not read yet (Go's net/http does), and a client on a busy
+// machine may take its time between the two.
+const drainSettle = 100 * time.Millisecond
+
 // drain is D3 as the kubelet sees it: it waits for the condition, or for its time to be over. Only then may the preStop
 // hook, which may itself stop the server, begin.
 func (w *worker) drain() Phase {
 	w.shorten()
-	if w.drainSeen() {
-		w.span(lifecycle.Drain, "", w.ending.begun, trace.OK, "every node has stopped sending new connections")
-		return Stopping
-	}
 	until := w.ending.drainUntil
 	if w.ending.deadline.Before(until) {
 		until = w.ending.deadline
+	}
+	if w.drainSeen() {
+		if w.ending.drained.IsZero() {
+			w.ending.drained = time.Now()
+		}
+		settled := w.ending.drained.Add(drainSettle)
+		if until.Before(settled) {
+			settled = until
+		}
+		if !time.Now().Before(settled) || !w.anyRunning() {
+			w.span(lifecycle.Drain, "", w.ending.begun, trace.OK, "every node has stopped sending new connections")
+			return Stopping
+		}
+		w.wake(settled)
+		return Draining
 	}
 	if w.removed || w.pod.DeletionTimestamp == nil || !time.Now().Before(until) {
 		w.span(lifecycle.Drain, "", w.ending.begun, trace.Failed, "not every node has acknowledged in time")

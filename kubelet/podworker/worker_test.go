@@ -343,7 +343,7 @@ func TestDrainBeforeHook(t *testing.T) {
 			hookAfter    time.Duration
 		}{
 			{"waits", map[string]string{"app": "x"}, 30, false, 2 * time.Second},
-			{"acknowledged", map[string]string{"app": "x"}, 30, true, 500 * time.Millisecond},
+			{"acknowledged", map[string]string{"app": "x"}, 30, true, 500*time.Millisecond + drainSettle},
 			{"unserved", nil, 30, false, 0},
 			{"short", map[string]string{"app": "x"}, 1, false, time.Second},
 		} {
