@@ -213,6 +213,9 @@ func (k *controller) sync(ctx context.Context, key string) error {
 		return err
 	}
 	if service.Spec.Type == corev1.ServiceTypeExternalName || service.Spec.Selector == nil {
+		k.mu.Lock()
+		delete(k.marks, name) // a selector may stand there all the same
+		k.mu.Unlock()
 		return nil // the user keeps the slices of a Service without a selector
 	}
 	pods, err := k.pods.Pods(name.Namespace).List(labels.Set(service.Spec.Selector).AsSelectorPreValidated())

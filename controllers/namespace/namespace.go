@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/discovery"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/tools/cache"
 
 	"wherry.dev/wherry/client"
 )
@@ -35,8 +36,9 @@ type controller struct {
 	loop       *client.Loop
 }
 
-// again is how soon a namespace is looked at again whose contents are still terminating.
-const again = time.Second
+// again is how soon a namespace is looked at again whose contents are still terminating: the less often, the longer it has
+// taken already. Pods, which take longest as a rule, wake it by going.
+func again(since time.Duration) time.Duration { return min(max(since/4, time.Second), 15*time.Second) }
 
 // Run empties namespaces until ctx ends.
 func Run(ctx context.Context, c Config) error {
@@ -49,6 +51,17 @@ func Run(ctx context.Context, c Config) error {
 	k.loop = client.NewLoop("namespace", 5, c.Log, k.sync)
 	var handlers client.Handlers
 	defer handlers.Remove()
+	if err := handlers.On(c.Client.Informers.Core().V1().Pods().Informer(), cache.ResourceEventHandlerFuncs{DeleteFunc: func(obj any) {
+		key, err := cache.DeletionHandlingObjectToName(obj)
+		if err != nil {
+			return
+		}
+		if n, err := k.namespaces.Get(key.Namespace); err == nil && n.DeletionTimestamp != nil {
+			k.loop.Add(n.Name)
+		}
+	}}); err != nil {
+		return err
+	}
 	if err := handlers.On(namespaces.Informer(), client.Each(func(n *corev1.Namespace) {
 		if n.DeletionTimestamp != nil {
 			k.loop.Add(n.Name)
@@ -68,36 +81,49 @@ func (k *controller) sync(ctx context.Context, name string) error {
 	} else if err != nil {
 		return err
 	}
-	left, err := k.empty(ctx, name)
-	if reportErr := k.report(ctx, namespace, left, err); reportErr != nil {
+	found := k.empty(ctx, name)
+	err = errors.Join(found.undiscovered, found.failed)
+	if reportErr := k.report(ctx, namespace, found); reportErr != nil {
 		return errors.Join(err, reportErr)
 	}
 	if err != nil {
 		return err
 	}
-	if len(left) > 0 {
-		k.loop.AddAfter(name, again)
+	if len(found.left) > 0 {
+		k.loop.AddAfter(name, again(time.Since(namespace.DeletionTimestamp.Time)))
 		return nil
 	}
-	done := namespace.DeepCopy()
+	// As it is now: somebody may have taken a finalizer of his own away while we were at work.
+	done, err := k.Client.Kubernetes.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || err == nil && done.UID != namespace.UID {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("finalize namespace %s: %w", name, err)
+	}
 	done.Spec.Finalizers = slices.DeleteFunc(done.Spec.Finalizers, func(f corev1.FinalizerName) bool { return f == corev1.FinalizerKubernetes })
-	// The status was just written: the finalize subresource takes what the resourceVersion of now allows.
-	done.ResourceVersion = ""
 	if _, err := k.Client.Kubernetes.CoreV1().Namespaces().Finalize(ctx, done, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("finalize namespace %s: %w", name, err)
 	}
 	return nil
 }
 
-// empty deletes whatever is in the namespace and returns what is still there, by resource.
-func (k *controller) empty(ctx context.Context, name string) (left map[schema.GroupVersionResource]int, err error) {
+// contents is what a round of emptying found.
+type contents struct {
+	left         map[schema.GroupVersionResource]int // objects that are still there
+	finalizers   map[string]int                      // objects that each finalizer holds
+	undiscovered error                               // groups that may hold contents and could not be asked
+	failed       error
+}
+
+// empty deletes whatever is in the namespace and finds what is still there.
+func (k *controller) empty(ctx context.Context, name string) *contents {
+	found := &contents{left: map[schema.GroupVersionResource]int{}, finalizers: map[string]int{}}
 	lists, err := k.Client.Kubernetes.Discovery().ServerPreferredNamespacedResources()
-	var errs []error
 	if err != nil {
 		// A group that cannot be discovered (an aggregated server that is away) may hide contents: go on, but do not finish.
-		errs = append(errs, fmt.Errorf("discover resources: %w", err))
+		found.undiscovered = fmt.Errorf("discover resources: %w", err)
 	}
-	left = map[schema.GroupVersionResource]int{}
+	var errs []error
 	for _, list := range discovery.FilteredBy(discovery.SupportsAllVerbs{Verbs: []string{"list", "delete"}}, lists) {
 		group, err := schema.ParseGroupVersion(list.GroupVersion)
 		if err != nil {
@@ -108,52 +134,59 @@ func (k *controller) empty(ctx context.Context, name string) (left map[schema.Gr
 			if strings.Contains(r.Name, "/") {
 				continue
 			}
-			resource := group.WithResource(r.Name)
-			n, err := k.emptyOf(ctx, name, resource, slices.Contains(r.Verbs, "deletecollection"))
-			if err != nil {
+			if err := k.emptyOf(ctx, name, group.WithResource(r.Name), slices.Contains(r.Verbs, "deletecollection"), found); err != nil {
 				errs = append(errs, err)
-			}
-			if n > 0 {
-				left[resource] = n
 			}
 		}
 	}
-	return left, errors.Join(errs...)
+	found.failed = errors.Join(errs...)
+	return found
 }
 
-func (k *controller) emptyOf(ctx context.Context, namespace string, resource schema.GroupVersionResource, collection bool) (int, error) {
+// emptyOf deletes one resource's objects and notes in found which are still there.
+func (k *controller) emptyOf(ctx context.Context, namespace string, resource schema.GroupVersionResource, collection bool, found *contents) error {
 	client := k.metadata.Resource(resource).Namespace(namespace)
 	list, err := client.List(ctx, metav1.ListOptions{})
 	if apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err) {
-		return 0, nil
+		return nil
 	} else if err != nil {
-		return 0, fmt.Errorf("list %s in namespace %s: %w", resource.GroupResource(), namespace, err)
+		return fmt.Errorf("list %s in namespace %s: %w", resource.GroupResource(), namespace, err)
 	}
 	if len(list.Items) == 0 {
-		return 0, nil
+		return nil
 	}
+	found.left[resource] = len(list.Items)
 	background := metav1.DeletePropagationBackground
 	options := metav1.DeleteOptions{PropagationPolicy: &background}
 	if collection {
 		if err := client.DeleteCollection(ctx, options, metav1.ListOptions{}); err != nil && !apierrors.IsNotFound(err) {
-			return len(list.Items), fmt.Errorf("delete %s in namespace %s: %w", resource.GroupResource(), namespace, err)
+			return fmt.Errorf("delete %s in namespace %s: %w", resource.GroupResource(), namespace, err)
 		}
 	} else {
 		for i := range list.Items {
 			if err := client.Delete(ctx, list.Items[i].Name, options); err != nil && !apierrors.IsNotFound(err) {
-				return len(list.Items), fmt.Errorf("delete %s %s/%s: %w", resource.GroupResource(), namespace, list.Items[i].Name, err)
+				return fmt.Errorf("delete %s %s/%s: %w", resource.GroupResource(), namespace, list.Items[i].Name, err)
 			}
 		}
 	}
-	list, err = client.List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return 0, fmt.Errorf("list %s in namespace %s: %w", resource.GroupResource(), namespace, err)
+	if list, err = client.List(ctx, metav1.ListOptions{}); err != nil {
+		return fmt.Errorf("list %s in namespace %s: %w", resource.GroupResource(), namespace, err)
 	}
-	return len(list.Items), nil
+	if len(list.Items) == 0 {
+		delete(found.left, resource)
+		return nil
+	}
+	found.left[resource] = len(list.Items)
+	for i := range list.Items {
+		for _, f := range list.Items[i].Finalizers {
+			found.finalizers[f]++
+		}
+	}
+	return nil
 }
 
 // report writes the conditions by which upstream says what holds a deletion up.
-func (k *controller) report(ctx context.Context, namespace *corev1.Namespace, left map[schema.GroupVersionResource]int, failed error) error {
+func (k *controller) report(ctx context.Context, namespace *corev1.Namespace, found *contents) error {
 	now := metav1.Now()
 	condition := func(t corev1.NamespaceConditionType, bad bool, badReason, badMessage, goodReason, goodMessage string) corev1.NamespaceCondition {
 		c := corev1.NamespaceCondition{Type: t, Status: corev1.ConditionFalse, Reason: goodReason, Message: goodMessage, LastTransitionTime: now}
@@ -162,20 +195,27 @@ func (k *controller) report(ctx context.Context, namespace *corev1.Namespace, le
 		}
 		return c
 	}
-	message := ""
-	if failed != nil {
-		message = failed.Error()
+	text := func(err error) string {
+		if err == nil {
+			return ""
+		}
+		return err.Error()
 	}
-	var remaining []string
-	for resource, n := range left {
-		remaining = append(remaining, fmt.Sprintf("%s has %d resource instances", resource.GroupResource(), n))
+	var remaining, finalizers []string
+	for resource, n := range found.left {
+		remaining = append(remaining, fmt.Sprintf("%s.%s has %d resource instances", resource.Resource, resource.Group, n))
+	}
+	for f, n := range found.finalizers {
+		finalizers = append(finalizers, fmt.Sprintf("%s in %d resource instances", f, n))
 	}
 	slices.Sort(remaining)
+	slices.Sort(finalizers)
 	conditions := []corev1.NamespaceCondition{
-		condition(corev1.NamespaceDeletionDiscoveryFailure, false, "", "", "ResourcesDiscovered", "All resources successfully discovered"),
+		condition(corev1.NamespaceDeletionDiscoveryFailure, found.undiscovered != nil, "DiscoveryFailed", "Discovery failed for some groups: "+text(found.undiscovered), "ResourcesDiscovered", "All resources successfully discovered"),
 		condition(corev1.NamespaceDeletionGVParsingFailure, false, "", "", "ParsedGroupVersions", "All legacy kube types successfully parsed"),
-		condition(corev1.NamespaceDeletionContentFailure, failed != nil, "ContentDeletionFailed", message, "ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
-		condition(corev1.NamespaceContentRemaining, len(left) > 0, "SomeResourcesRemain", "Some resources are remaining: "+strings.Join(remaining, ", "), "ContentRemoved", "All content successfully removed"),
+		condition(corev1.NamespaceDeletionContentFailure, found.failed != nil, "ContentDeletionFailed", "Failed to delete all resource types, errors: "+text(found.failed), "ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
+		condition(corev1.NamespaceContentRemaining, len(found.left) > 0, "SomeResourcesRemain", "Some resources are remaining: "+strings.Join(remaining, ", "), "ContentRemoved", "All content successfully removed"),
+		condition(corev1.NamespaceFinalizersRemaining, len(finalizers) > 0, "SomeFinalizersRemain", "Some content in the namespace has finalizers remaining: "+strings.Join(finalizers, ", "), "ContentHasNoFinalizers", "All content-preserving finalizers finished"),
 	}
 	changed := false
 	next := namespace.DeepCopy()
@@ -188,7 +228,7 @@ func (k *controller) report(ctx context.Context, namespace *corev1.Namespace, le
 			next.Status.Conditions[i], changed = c, true
 		}
 	}
-	if !changed || failed == nil && len(left) == 0 {
+	if !changed || found.undiscovered == nil && found.failed == nil && len(found.left) == 0 {
 		return nil // it is about to go: nobody will read it
 	}
 	_, err := k.Client.Kubernetes.CoreV1().Namespaces().UpdateStatus(ctx, next, metav1.UpdateOptions{})

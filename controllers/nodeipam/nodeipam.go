@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -15,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
 
 	"wherry.dev/wherry/client"
 )
@@ -25,6 +28,7 @@ type Config struct {
 	PodCIDR netip.Prefix // of the cluster, IPv4
 	// MaskSize is the size of a node's range; 0 for upstream's 24.
 	MaskSize int
+	Recorder record.EventRecorder // may be nil
 	Log      *slog.Logger
 }
 
@@ -50,16 +54,30 @@ func Run(ctx context.Context, c Config) error {
 	k.loop = client.NewLoop("nodeipam", 1, c.Log, k.sync)
 	var handlers client.Handlers
 	defer handlers.Remove()
-	if err := handlers.On(nodes.Informer(), client.Each(func(n *corev1.Node) {
-		if n.Spec.PodCIDR == "" {
+	changed := func(obj any) {
+		if n := obj.(*corev1.Node); n.Spec.PodCIDR == "" {
 			k.loop.Add(n.Name)
 		}
-	})); err != nil {
+	}
+	if err := handlers.On(nodes.Informer(), cache.ResourceEventHandlerFuncs{AddFunc: changed, UpdateFunc: func(_, obj any) { changed(obj) }, DeleteFunc: func(any) { k.wake() }}); err != nil {
 		return err
 	}
 	handlers.Sync(ctx, c.Client) // or ctx has ended, which the loop sees
 	k.loop.Run(ctx)
 	return nil
+}
+
+// wake looks again at the nodes that have no range: one has come free, perhaps the one they lacked.
+func (k *controller) wake() {
+	nodes, err := k.nodes.List(labels.Everything())
+	if err != nil {
+		return
+	}
+	for _, n := range nodes {
+		if n.Spec.PodCIDR == "" {
+			k.loop.Add(n.Name)
+		}
+	}
 }
 
 func (k *controller) sync(ctx context.Context, name string) error {
@@ -75,6 +93,9 @@ func (k *controller) sync(ctx context.Context, name string) error {
 	}
 	prefix, err := k.choose(name, all)
 	if err != nil {
+		if k.Recorder != nil {
+			k.Recorder.Eventf(node, corev1.EventTypeNormal, "CIDRNotAvailable", "Node %s status is now: CIDRNotAvailable", name)
+		}
 		return err
 	}
 	// The UID keeps a node of the same name, made anew meanwhile, from getting a range chosen for the old one.
@@ -97,8 +118,12 @@ func (k *controller) sync(ctx context.Context, name string) error {
 func (k *controller) choose(name string, all []*corev1.Node) (netip.Prefix, error) {
 	var used []netip.Prefix
 	exists := map[string]bool{}
+	have := 0
 	for _, node := range all {
 		exists[node.Name] = true
+		if node.Spec.PodCIDR != "" {
+			have++
+		}
 		for _, cidr := range append([]string{node.Spec.PodCIDR}, node.Spec.PodCIDRs...) {
 			if p, err := netip.ParsePrefix(cidr); err == nil {
 				used = append(used, p)
@@ -108,7 +133,11 @@ func (k *controller) choose(name string, all []*corev1.Node) (netip.Prefix, erro
 	for p, owner := range k.given {
 		switch {
 		case owner == name:
-			return p, nil // an attempt that failed, or that the cache has not seen
+			// An attempt that failed, or that the cache has not seen. Somebody may have given it by hand meanwhile.
+			if !slices.ContainsFunc(used, p.Overlaps) {
+				return p, nil
+			}
+			delete(k.given, p)
 		case exists[owner]:
 			used = append(used, p)
 		default:
@@ -141,5 +170,5 @@ next:
 		}
 		return p, nil
 	}
-	return netip.Prefix{}, fmt.Errorf("no range is left in %s for node %s: %d nodes have theirs", k.PodCIDR, name, len(used))
+	return netip.Prefix{}, fmt.Errorf("no range is left in %s for node %s: %d nodes have theirs", k.PodCIDR, name, have)
 }

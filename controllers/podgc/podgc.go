@@ -4,14 +4,17 @@ package podgc
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 
@@ -35,6 +38,8 @@ type controller struct {
 	nodes corelisters.NodeLister
 	pods  corelisters.PodLister
 	loop  *client.Loop
+	// synced says that the cache of nodes is whole: before, every pod's node would seem to be missing.
+	synced atomic.Bool
 }
 
 // Run collects until ctx ends.
@@ -62,13 +67,31 @@ func Run(ctx context.Context, c Config) error {
 			return err
 		}
 	}
-	handlers.Sync(ctx, c.Client) // or ctx has ended, which the loop sees
+	if handlers.Sync(ctx, c.Client) { // else ctx has ended, which the loop sees
+		k.synced.Store(true)
+		if err := k.all(); err != nil {
+			return err
+		}
+	}
 	k.loop.Run(ctx)
+	return nil
+}
+
+// all looks at every pod once: those that were there before the nodes were known.
+func (k *controller) all() error {
+	pods, err := k.pods.List(everything)
+	if err != nil {
+		return fmt.Errorf("list pods: %w", err)
+	}
+	for _, pod := range pods {
+		k.podChanged(pod)
+	}
 	return nil
 }
 
 func (k *controller) podChanged(pod *corev1.Pod) {
 	switch {
+	case !k.synced.Load():
 	case pod.Spec.NodeName == "":
 		if pod.DeletionTimestamp != nil {
 			k.loop.Add(pod.Namespace + "/" + pod.Name)
@@ -103,14 +126,25 @@ func (k *controller) sync(ctx context.Context, key string) error {
 	} else if err != nil {
 		return err
 	}
+	var why *corev1.PodCondition
 	if pod.Spec.NodeName != "" {
+		if _, err := k.nodes.Get(pod.Spec.NodeName); err == nil {
+			return nil // it is back
+		}
 		// The cache may lag behind a node that was just made: ask.
 		_, err := k.Client.Kubernetes.CoreV1().Nodes().Get(ctx, pod.Spec.NodeName, metav1.GetOptions{})
 		if err == nil || !apierrors.IsNotFound(err) {
 			return err
 		}
+		why = &corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, ObservedGeneration: pod.Generation,
+			Reason: "DeletionByPodGC", Message: "PodGC: node no longer exists", LastTransitionTime: metav1.Now()}
 	} else if pod.DeletionTimestamp == nil {
 		return nil
+	}
+	if err := k.fail(ctx, pod, why); apierrors.IsNotFound(err) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("mark orphaned pod %s as failed: %w", key, err)
 	}
 	now := int64(0)
 	err = k.Client.Kubernetes.CoreV1().Pods(namespace).Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &now, Preconditions: &metav1.Preconditions{UID: &pod.UID}})
@@ -119,4 +153,21 @@ func (k *controller) sync(ctx context.Context, key string) error {
 	}
 	k.Log.Info("removed a pod without a node", "pod", key, "node", pod.Spec.NodeName)
 	return nil
+}
+
+// fail says of a pod that has not ended that it failed, so that whoever made it counts it right (KEP-3329).
+func (k *controller) fail(ctx context.Context, pod *corev1.Pod, why *corev1.PodCondition) error {
+	if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+		return nil
+	}
+	status := map[string]any{"phase": corev1.PodFailed}
+	if why != nil {
+		status["conditions"] = []*corev1.PodCondition{why}
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID}, "status": status})
+	if err != nil {
+		return fmt.Errorf("encode status: %w", err)
+	}
+	_, err = k.Client.Kubernetes.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	return err
 }
