@@ -37,6 +37,26 @@ down:
 	@[ -x bin/wherry ] || $(MAKE) build
 	bin/wherry down --name $(or $(NAME),default)
 
+# The tests are compiled as the program is, so that everything is compiled once, and what is tested is what is shipped. Those
+# that bring up whole clusters come last and one package at a time: they are about this machine's processes, and look at its clock.
+GOTEST := CGO_ENABLED=0 WHERRY_BINARY=$(CURDIR)/bin/wherry go test $(GOFLAGS)
+WHOLE := ./test/whole ./test/faults
+
+test: packages build
+	$(GOTEST) -p 2 -timeout 15m $$(go list ./... | grep -v -E '/test/(whole|faults)$$')
+	$(GOTEST) -p 1 -count=1 -timeout 10m $(WHOLE)
+
+# The lot: all of it under the race detector too (but the generated and the whole clusters), fifty kills of the server, and a little fuzzing.
+test-all: lint test
+	CGO_ENABLED=1 go test $(GOFLAGS) -race -p 2 -timeout 60m $$(go list ./... | grep -v -E '/test/|/api/openapi')
+	WHERRY_KILL_ROUNDS=50 $(GOTEST) -count=1 -timeout 30m -v -run TestServerKilled ./test/faults
+	hack/fuzz $(or $(FUZZTIME),10s)
+
+lint:
+	@out=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); [ -z "$$out" ] || { echo "gofmt -w these:"; echo "$$out"; exit 1; }
+	CGO_ENABLED=0 go vet $(GOFLAGS) ./...
+	$(GOTEST) ./test/house
+
 # The small programs of others: rebuilt when their versions change.
 $(B)/containerd-shim-runc-v2: go.mod
 	@mkdir -p $(B)
