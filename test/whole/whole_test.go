@@ -98,3 +98,26 @@ func TestResidueCheckSeesARunningCluster(t *testing.T) {
 		}
 	}
 }
+
+// TestSideBySide: a cluster that goes leaves nothing in one that was made beside it, and does it no harm.
+func TestSideBySide(t *testing.T) {
+	outside.Need(t)
+	first := outside.Up(t, "x", 1)
+	first.Kubectl("run", "pod", "--image=wherry.dev/sample:1")
+	first.Kubectl("wait", "--for=condition=Ready", "pod/pod", "--timeout=30s")
+	second := outside.Up(t, "y", 2)
+	traces, err := first.Traces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.Down()
+	left, err := traces.Left()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(left) > 0 {
+		t.Errorf("down left %d things, such as %q", len(left), left[:min(len(left), 8)])
+	}
+	second.Kubectl("run", "pod", "--image=wherry.dev/sample:1")
+	second.Kubectl("wait", "--for=condition=Ready", "pod/pod", "--timeout=30s")
+}
