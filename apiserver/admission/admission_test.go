@@ -31,6 +31,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 
 	"wherry.dev/wherry/client"
 )
@@ -488,6 +489,24 @@ func TestNodeRestriction(t *testing.T) {
 				t.Errorf("%v, want %q", err, c.refused)
 			}
 		})
+	}
+}
+
+// A kubelet hears of a binding as soon as it is stored, which may be before the admission plugins' cache does.
+func TestNodeKnowsOfABindingFirst(t *testing.T) {
+	w := newWorld(t, grants{}, account(nil), pod(func(p *corev1.Pod) { p.UID = "u" }))
+	stored := pod(func(p *corev1.Pod) { p.UID, p.Spec.NodeName = "u", "n1" })
+	w.k.PrependReactor("get", "pods", func(clienttesting.Action) (bool, runtime.Object, error) { return true, stored, nil })
+	ask := func(node string) error {
+		return w.admit(t, request{op: admission.Create, resource: "serviceaccounts/token", user: &user.DefaultInfo{Name: "system:node:" + node, Groups: []string{"system:nodes"}},
+			object: &authenticationv1.TokenRequest{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "default"}, Spec: authenticationv1.TokenRequestSpec{
+				BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: "p", UID: "u"}}}})
+	}
+	if err := ask("n1"); err != nil {
+		t.Errorf("the pod's node: %v", err)
+	}
+	if err := ask("n2"); !apierrors.IsForbidden(err) {
+		t.Errorf("another node: %v, want forbidden", err)
 	}
 }
 

@@ -127,6 +127,20 @@ func (c *cluster) pod(ctx context.Context, namespace, name string) (*corev1.Pod,
 		})
 }
 
+// podOnNode reads a pod for a question that only its own node may ask. A kubelet may know of a binding before the cache
+// does: a pod that the cache sees elsewhere, or nowhere, is read from the store before the node is refused.
+func (c *cluster) podOnNode(ctx context.Context, namespace, name, node string) (*corev1.Pod, error) {
+	pod, err := c.pod(ctx, namespace, name)
+	if err != nil || pod.Spec.NodeName == node {
+		return pod, err
+	}
+	s, err := c.ready()
+	if err != nil {
+		return nil, err
+	}
+	return s.live.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
+}
+
 func (c *cluster) node(ctx context.Context, name string) (*corev1.Node, error) {
 	return find(ctx, c, func(s *sources) (*corev1.Node, error) { return s.nodes.Get(name) },
 		func(ctx context.Context, k kubernetes.Interface) (*corev1.Node, error) {

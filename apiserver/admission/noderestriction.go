@@ -80,7 +80,7 @@ func (p *nodeRestriction) pod(ctx context.Context, node string, a admission.Attr
 	case admission.Create:
 		return p.mirrorPod(ctx, node, a)
 	case admission.Delete:
-		pod, err := p.cluster.pod(ctx, a.GetNamespace(), a.GetName())
+		pod, err := p.cluster.podOnNode(ctx, a.GetNamespace(), a.GetName(), node)
 		if apierrors.IsNotFound(err) {
 			return err
 		}
@@ -203,7 +203,7 @@ func (p *nodeRestriction) eviction(ctx context.Context, node string, a admission
 			return admission.NewForbidden(a, errors.New("could not determine pod from request data"))
 		}
 	}
-	pod, err := p.cluster.pod(ctx, a.GetNamespace(), name)
+	pod, err := p.cluster.podOnNode(ctx, a.GetNamespace(), name, node)
 	if apierrors.IsNotFound(err) {
 		return err
 	}
@@ -343,7 +343,7 @@ func (p *nodeRestriction) token(ctx context.Context, node string, a admission.At
 	if ref.UID == "" {
 		return admission.NewForbidden(a, errors.New("node requested token with a pod binding without a uid"))
 	}
-	pod, err := p.cluster.pod(ctx, a.GetNamespace(), ref.Name)
+	pod, err := p.cluster.podOnNode(ctx, a.GetNamespace(), ref.Name, node)
 	if apierrors.IsNotFound(err) {
 		return err
 	}

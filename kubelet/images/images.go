@@ -117,8 +117,17 @@ func (m *Manager) Forget(pod types.UID) {
 	}
 }
 
-// Ensure makes a container's image present by its pull policy. The error is a *Problem unless ctx ended.
+// Ensure makes a container's image present by its pull policy. The error is a *Problem unless ctx ended. Of each problem
+// there are two events, as upstream tells it: what went wrong, and the reason under which the container's status shows it.
 func (m *Manager) Ensure(ctx context.Context, pod *v1.Pod, c *v1.Container, handler string, sandbox *runtime.SandboxConfig, event Event) (Pulled, error) {
+	pulled, err := m.ensure(ctx, pod, c, handler, sandbox, event)
+	if problem := (*Problem)(nil); errors.As(err, &problem) {
+		event(v1.EventTypeWarning, "Failed", "Error: "+problem.Reason)
+	}
+	return pulled, err
+}
+
+func (m *Manager) ensure(ctx context.Context, pod *v1.Pod, c *v1.Container, handler string, sandbox *runtime.SandboxConfig, event Event) (Pulled, error) {
 	name, repository, err := Normalize(c.Image)
 	if err != nil {
 		msg := fmt.Sprintf("Failed to apply default image tag %q: %v", c.Image, err)

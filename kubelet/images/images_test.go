@@ -68,6 +68,9 @@ func TestPolicies(t *testing.T) {
 			if n := len(rt.Calls()); n != c.pulls {
 				t.Errorf("%s %s: %d pulls", c.image, c.policy, n)
 			}
+			if last := events[len(events)-1]; c.reason != "" && last != "Failed: Error: "+c.reason {
+				t.Errorf("%s %s: last event %q does not name the reason", c.image, c.policy, last)
+			}
 			if !slices.ContainsFunc(events, func(e string) bool { return strings.Contains(e, c.event) }) {
 				t.Errorf("%s %s: events %q, want %q", c.image, c.policy, events, c.event)
 			}

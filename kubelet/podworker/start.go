@@ -61,7 +61,7 @@ func (w *worker) create(s Step) {
 				}
 				text := err.Error()
 				if reason == reasonCreateError {
-					text = runtime.Message(err)
+					text = runtime.Description(err)
 				}
 				w.event(c.Name, v1.EventTypeWarning, "Failed", "Error: %s", text)
 				w.span(lifecycle.Start, c.Name, begun, trace.Waiting, reason+": "+text)
@@ -198,7 +198,7 @@ func (w *worker) start(s Step) {
 			}
 			switch {
 			case err != nil && ctx.Err() == nil:
-				text := runtime.Message(err)
+				text := runtime.Description(err)
 				w.event(c.Name, v1.EventTypeWarning, "Failed", "Error: %s", text)
 				w.span(lifecycle.Start, c.Name, begun, trace.Failed, text)
 				w.failed[c.Name] = status.Waiting{Reason: reasonRunError, Message: text}

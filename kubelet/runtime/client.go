@@ -61,10 +61,20 @@ func IsNotFound(err error) bool { return status.Code(unwrap(err)) == codes.NotFo
 // IsUnavailable says that the runtime itself could not be reached.
 func IsUnavailable(err error) bool { return status.Code(unwrap(err)) == codes.Unavailable }
 
-// Message is the runtime's own text of an error, without gRPC's dressing, as upstream shows it to users.
+// Message is the runtime's own text of an error with its code, and without what was wrapped around it here, as upstream
+// shows it of sandboxes and images.
 func Message(err error) string {
 	if s, ok := status.FromError(unwrap(err)); ok && s.Code() != codes.OK {
 		return fmt.Sprintf("rpc error: code = %s desc = %s", s.Code(), s.Message())
+	}
+	return err.Error()
+}
+
+// Description is the runtime's own text of an error without its code, which is what upstream shows of a container that
+// could not be made or started.
+func Description(err error) string {
+	if s, ok := status.FromError(unwrap(err)); ok && s.Code() != codes.OK {
+		return s.Message()
 	}
 	return err.Error()
 }
