@@ -44,7 +44,13 @@ func (t *Tree) Commands() map[string]*Command {
 		}
 	}
 	commands := map[string]*Command{}
-	for _, call := range functions["run"].calls { // root.AddCommand(newUpCommand(), ...)
+	var top []string // what the function that makes the root command calls: root.AddCommand(newUpCommand(), ...)
+	for _, d := range functions {
+		if len(d.uses) > 0 && d.uses[0] == "wherry" {
+			top = d.calls
+		}
+	}
+	for _, call := range top {
 		if d := functions[call]; d != nil && strings.HasPrefix(call, "new") && len(d.uses) > 0 {
 			c := &Command{Name: d.uses[0], Subs: map[string]bool{}, Flags: map[string]bool{"--help": true, "-h": true}}
 			gather(functions, call, c, map[string]bool{})
