@@ -37,12 +37,13 @@ func (c *controlPlane) runControllers(p *parts) {
 	p.run("drain controller", func(ctx context.Context) error {
 		return drain.Run(ctx, drain.Config{Client: c.controller("drain-controller"), Log: log})
 	})
-	p.run("nodeipam controller", func(ctx context.Context) error {
-		return nodeipam.Run(ctx, nodeipam.Config{Client: c.controller("node-controller"), PodCIDR: c.settings.Network.PodCIDR, Log: log})
-	})
 	lifecycle := c.controller("node-controller")
+	aboutNodes := recorder("node-controller", lifecycle)
+	p.run("nodeipam controller", func(ctx context.Context) error {
+		return nodeipam.Run(ctx, nodeipam.Config{Client: lifecycle, PodCIDR: c.settings.Network.PodCIDR, Recorder: aboutNodes, Log: log})
+	})
 	p.run("nodelifecycle controller", func(ctx context.Context) error {
-		return nodelifecycle.Run(ctx, nodelifecycle.Config{Client: lifecycle, Recorder: recorder("node-controller", lifecycle), Log: log})
+		return nodelifecycle.Run(ctx, nodelifecycle.Config{Client: lifecycle, Recorder: aboutNodes, Log: log})
 	})
 	p.run("namespace controller", func(ctx context.Context) error {
 		return namespace.Run(ctx, namespace.Config{Client: c.controller("namespace-controller"), Log: log})

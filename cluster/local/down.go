@@ -31,13 +31,34 @@ func Down(ctx context.Context, name, dataDir, kubeconfig string) error {
 		}
 	}
 	c, err := load(name, dataDir)
-	if err != nil {
+	if errors.Is(err, ErrNoCluster) {
+		return errors.Join(err, forgetHalfMade(name))
+	} else if err != nil {
 		return err
 	}
 	if kubeconfig != "" {
 		c.KubeconfigPath = kubeconfig
 	}
 	return c.remove(ctx)
+}
+
+// forgetHalfMade removes what a start leaves that ended before there was a record: nothing of it runs.
+func forgetHalfMade(name string) error {
+	home := filepath.Join(dataRoot, name)
+	if to, err := os.Readlink(home); err == nil {
+		if _, err := os.Stat(filepath.Join(to, "cluster.json")); err == nil {
+			return nil // it lives; only not in the directory that was given
+		}
+		if err := os.Remove(home); err != nil {
+			return fmt.Errorf("remove link to %s: %w", to, err)
+		}
+	} else if checkEmpty(home) == nil {
+		if err := os.RemoveAll(home); err != nil {
+			return fmt.Errorf("remove data directory: %w", err)
+		}
+	}
+	_ = os.Remove(dataRoot)
+	return nil
 }
 
 // stopGrace is how long a node's main process may take to close its books; its containers are killed anyway.

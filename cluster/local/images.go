@@ -9,8 +9,11 @@ import (
 )
 
 // ImportImages imports archives on every node of the cluster, or on one, and tells which images each node got.
-func ImportImages(ctx context.Context, name, node string, archives []string, tell func(node string, images []string)) error {
-	c, err := load(name, "")
+func ImportImages(ctx context.Context, name, dataDir, node string, archives []string, tell func(node string, images []string)) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	c, err := loadAt(name, dataDir)
 	if err != nil {
 		return err
 	}

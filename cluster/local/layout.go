@@ -8,10 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
+
+	"golang.org/x/sys/unix"
 )
 
 // Where clusters live. A cluster's data directory is Data/NAME, or a link there to the one the user chose, so that the
@@ -23,6 +27,9 @@ const (
 
 // maxNameLength keeps the paths of the shims' sockets below the kernel's limit of 107 characters.
 const maxNameLength = 18
+
+// MaxNodes is how many nodes a cluster on one machine may have: as many as its subnet has addresses for, in round figures.
+const MaxNodes = 200
 
 var nameForm = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
 
@@ -95,14 +102,17 @@ func load(name, dataDir string) (*Cluster, error) {
 		}
 	}
 	b, err := os.ReadFile(filepath.Join(dataDir, "cluster.json"))
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return nil, fmt.Errorf("cluster %q: %w", name, ErrNoCluster)
 	} else if err != nil {
 		return nil, fmt.Errorf("cluster %q: %w", name, err)
 	}
 	c := &Cluster{dataDir: dataDir}
 	if err := json.Unmarshal(b, c); err != nil {
-		return nil, fmt.Errorf("cluster %q: %s/cluster.json: %w", name, dataDir, err)
+		return nil, fmt.Errorf("cluster %q: %s/cluster.json is damaged (%w): remove the data directory, or put the file back", name, dataDir, err)
+	}
+	if _, err := netip.ParsePrefix(c.Subnet); err != nil || c.Nodes < 1 || c.Nodes > MaxNodes {
+		return nil, fmt.Errorf("cluster %q: %s/cluster.json is damaged: remove the data directory, or put the file back", name, dataDir)
 	}
 	if c.Name != name {
 		return nil, fmt.Errorf("data directory %s belongs to cluster %q, not to %q: choose another --data-dir", dataDir, c.Name, name)
@@ -110,37 +120,103 @@ func load(name, dataDir string) (*Cluster, error) {
 	return c, nil
 }
 
-// create makes the data directory and the record of a new cluster.
-func create(name, dataDir, subnet string, nodes int) (*Cluster, error) {
+// loadAt is load for a directory as the user typed it.
+func loadAt(name, dataDir string) (*Cluster, error) {
+	if dataDir != "" {
+		abs, err := filepath.Abs(dataDir)
+		if err != nil {
+			return nil, fmt.Errorf("data directory %s: %w", dataDir, err)
+		}
+		dataDir = abs
+	}
+	return load(name, dataDir)
+}
+
+// Kubeconfig returns the user's file that has the cluster's entry; empty when that is not known here, or not to this user.
+func Kubeconfig(name, dataDir string) string {
+	if checkName(name) != nil {
+		return ""
+	}
+	c, err := loadAt(name, dataDir)
+	if err != nil {
+		return ""
+	}
+	return c.KubeconfigPath
+}
+
+// create makes the data directory and the record of a new cluster. What it made is gone again when it fails.
+func create(name, dataDir, subnet string, nodes int) (_ *Cluster, err error) {
 	home := filepath.Join(dataRoot, name)
 	c := &Cluster{Name: name, Subnet: subnet, Nodes: nodes, Created: true, dataDir: home}
+	if dataDir != "" {
+		c.dataDir = dataDir
+	}
+	switch err := checkEmpty(c.dataDir); {
+	case err == nil:
+		c.Created = c.dataDir == home
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	}
+	var undo []func()
+	defer func() {
+		if err != nil {
+			for _, f := range slices.Backward(undo) {
+				f()
+			}
+		}
+	}()
 	if err := os.MkdirAll(dataRoot, 0o755); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
 	}
-	if dataDir != "" && dataDir != home {
-		c.dataDir = dataDir
-		entries, err := os.ReadDir(dataDir)
+	undo = append(undo, func() { _ = os.Remove(dataRoot) }) // when no other cluster is there
+	if c.dataDir != home {
+		old, err := os.Readlink(home)
 		switch {
-		case errors.Is(err, fs.ErrNotExist):
-		case err != nil:
-			return nil, fmt.Errorf("data directory: %w", err)
-		case len(entries) > 0:
-			return nil, fmt.Errorf("data directory %s holds files that are not a cluster's: choose an empty or new one", dataDir)
-		default:
-			c.Created = false
-		}
-		if old, err := os.Readlink(home); err == nil && old != dataDir {
+		case err == nil && old == dataDir: // of an earlier start that got no further
+		case err == nil:
 			return nil, fmt.Errorf("cluster %q has its data in %s: leave out --data-dir, or choose another --name", name, old)
-		} else if err != nil {
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, fmt.Errorf("%s is in the way of cluster %q: choose another --name", home, name)
+		default:
 			if err := os.Symlink(dataDir, home); err != nil {
 				return nil, fmt.Errorf("remember where cluster %q lives: %w", name, err)
 			}
 		}
+		undo = append(undo, func() { _ = os.Remove(home) })
 	}
+	undo = append(undo, func() {
+		for _, f := range []string{"logs", "cluster.json.new", "cluster.json"} {
+			_ = os.Remove(filepath.Join(c.dataDir, f))
+		}
+		if c.Created {
+			_ = os.Remove(c.dataDir)
+		}
+	})
 	if err := os.MkdirAll(filepath.Join(c.dataDir, "logs"), 0o700); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
 	}
 	return c, c.save()
+}
+
+// checkEmpty explains what keeps a directory from becoming a cluster's; fs.ErrNotExist when it is not there. What a start that was
+// interrupted at once leaves behind is no obstacle.
+func checkEmpty(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, unix.ENOTDIR) {
+		return fmt.Errorf("data directory %s is a file: choose another --data-dir", dir)
+	} else if err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	for _, e := range entries {
+		if e.Name() == "cluster.json.new" {
+			continue
+		}
+		if logs, err := os.ReadDir(filepath.Join(dir, e.Name())); e.Name() == "logs" && err == nil && len(logs) == 0 {
+			continue
+		}
+		return fmt.Errorf("data directory %s holds files that are not a cluster's: choose an empty or new one", dir)
+	}
+	return nil
 }
 
 // names lists the clusters that this machine knows.
@@ -154,8 +230,11 @@ func names() ([]string, error) {
 	var out []string
 	for _, e := range entries {
 		if checkName(e.Name()) == nil {
-			if _, err := load(e.Name(), ""); err == nil {
+			switch _, err := load(e.Name(), ""); {
+			case err == nil:
 				out = append(out, e.Name())
+			case errors.Is(err, fs.ErrPermission):
+				return nil, fmt.Errorf("list clusters: %s cannot be read: run it as root, or with sudo", filepath.Join(dataRoot, e.Name()))
 			}
 		}
 	}

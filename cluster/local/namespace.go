@@ -81,6 +81,35 @@ func (c *Cluster) ensureNamespace(kind string, i int, enter func() error) (fresh
 		return false, fmt.Errorf("pin namespace: %w", err)
 	}
 	f.Close()
+	// A mount namespace may be pinned only in one with a lower number, lest they pin each other. Since Linux 6.18 the numbers are dealt
+	// out to processors in batches, so that a later namespace may have a lower number than the one we are in. On the
+	// processor where ours was made the next one is higher for certain: try them all.
+	var allowed unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
+		return false, fmt.Errorf("list processors: %w", err)
+	}
+	err = pinNamespace(kind, pin, enter)
+	for cpu := 0; errors.Is(err, unix.EINVAL) && cpu < len(allowed)*64; cpu++ {
+		if !allowed.IsSet(cpu) {
+			continue
+		}
+		err = pinNamespace(kind, pin, func() error {
+			var one unix.CPUSet
+			one.Set(cpu)
+			if err := unix.SchedSetaffinity(0, &one); err != nil { // of this thread, which ends
+				return fmt.Errorf("move to processor %d: %w", cpu, err)
+			}
+			return enter()
+		})
+	}
+	if err != nil {
+		return false, fmt.Errorf("pin %s namespace of node %d: %w", kind, i, err)
+	}
+	return true, nil
+}
+
+// pinNamespace runs enter, which changes a thread's namespace, and pins what that thread is in then.
+func pinNamespace(kind, pin string, enter func() error) error {
 	// The pin is mounted by this thread, in the machine's mount namespace, while the other thread is in the new one.
 	entered, pinned := make(chan string), make(chan struct{})
 	failed := make(chan error, 1)
@@ -96,16 +125,13 @@ func (c *Cluster) ensureNamespace(kind string, i int, enter func() error) (fresh
 	}()
 	select {
 	case err := <-failed:
-		return false, err
+		return err
 	case path := <-entered:
-		err = unix.Mount(path, pin, "", unix.MS_BIND, "")
+		err := unix.Mount(path, pin, "", unix.MS_BIND, "")
 		close(pinned)
 		<-failed
+		return err
 	}
-	if err != nil {
-		return false, fmt.Errorf("pin %s namespace of node %d: %w", kind, i, err)
-	}
-	return true, nil
 }
 
 // inNode runs f on a thread in node i's network namespace, and in its mount namespace too if mounts is set.

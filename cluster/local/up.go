@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -41,6 +42,9 @@ const readyTimeout = 2 * time.Minute
 func Up(ctx context.Context, o UpOptions) (c *Cluster, err error) {
 	if err := checkName(o.Name); err != nil {
 		return nil, err
+	}
+	if o.Nodes < 0 || o.Nodes > MaxNodes {
+		return nil, fmt.Errorf("%d nodes: a cluster on this machine has 1 to %d", o.Nodes, MaxNodes)
 	}
 	if err := failedChecks(Check()); err != nil {
 		return nil, err
@@ -183,17 +187,19 @@ func (c *Cluster) nodeArgs(i int) []string {
 // waitReady returns when every node is Ready, or as soon as one of their processes has ended, with the reason it gave.
 func (c *Cluster) waitReady(ctx context.Context, config *rest.Config, watched []*process, fresh map[string]bool, began time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	var watching sync.WaitGroup
+	defer watching.Wait() // the caller closes what they look at
 	defer cancel()
 	died := make(chan error, len(watched))
 	for i, p := range watched {
-		go func() {
+		watching.Go(func() {
 			if p.wait(ctx) == nil {
 				died <- fmt.Errorf("node %s ended: %s", c.NodeName(i+1), lastError(c.logFile(i+1)))
 			}
-		}()
+		})
 	}
 	ready := make(chan error, 1)
-	go func() { ready <- c.watchNodes(ctx, config, fresh, began) }()
+	watching.Go(func() { ready <- c.watchNodes(ctx, config, fresh, began) })
 	select {
 	case err := <-died:
 		return err

@@ -6,16 +6,20 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"wherry.dev/wherry/cluster/local"
+	"wherry.dev/wherry/pki"
 )
 
 // accessFlags say which cluster a client command speaks to: one by its Wherry name, or whatever the kubeconfig says.
 type accessFlags struct {
-	name, kubeconfig string
+	name, dataDir, kubeconfig string
 }
 
 func (a *accessFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&a.name, "name", "", "cluster made by wherry up --name (default: the kubeconfig's current context)")
-	cmd.Flags().StringVar(&a.kubeconfig, "kubeconfig", "", "kubeconfig file (default: $KUBECONFIG or ~/.kube/config)")
+	cmd.Flags().StringVar(&a.dataDir, "data-dir", "", "where that cluster's data is (default: below /var/lib/wherry)")
+	cmd.Flags().StringVar(&a.kubeconfig, "kubeconfig", "", "kubeconfig file (default: the one that `wherry up` wrote to, else $KUBECONFIG or ~/.kube/config)")
 }
 
 // load returns the client configuration, and the namespace to use: the given one, or the context's.
@@ -24,7 +28,10 @@ func (a *accessFlags) load(namespace string) (*rest.Config, string, error) {
 	rules.ExplicitPath = a.kubeconfig
 	overrides := &clientcmd.ConfigOverrides{}
 	if a.name != "" {
-		overrides.CurrentContext = "wherry-" + a.name
+		overrides.CurrentContext = pki.ContextName(a.name)
+		if a.kubeconfig == "" {
+			rules.ExplicitPath = local.Kubeconfig(a.name, a.dataDir)
+		}
 	}
 	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides)
 	config, err := loader.ClientConfig()

@@ -29,7 +29,7 @@ func newAgentCommand() *cobra.Command {
 				return err
 			}
 			if a.Server == "" {
-				return fmt.Errorf("which cluster? give --server, as `wherry token create` prints it")
+				return misused(cmd, "which cluster? give --server, as `wherry token create` prints it")
 			}
 			if tokenFile != "" {
 				b, err := os.ReadFile(tokenFile)

@@ -4,18 +4,20 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
+	"wherry.dev/wherry/cluster/local"
 	"wherry.dev/wherry/embedded/programs"
 	"wherry.dev/wherry/pki"
 )
 
 func newKubectlCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:                "kubectl [--name CLUSTER] ...",
+		Use:                "kubectl [--name CLUSTER] [--data-dir DIR] ...",
 		Short:              "Run the kubectl that came with this binary",
 		DisableFlagParsing: true, // they are kubectl's
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -34,16 +36,28 @@ func newKubectlCommand() *cobra.Command {
 	}
 }
 
-// clusterArgument turns a leading --name CLUSTER into the context that `up` made.
+// clusterArgument turns leading flags --name and --data-dir into the context that `up` made, in the file that `up` wrote it to.
 func clusterArgument(args []string) []string {
-	if len(args) == 0 {
+	values := map[string]string{}
+	rest := args
+	for len(rest) > 0 {
+		flag, value, joined := strings.Cut(rest[0], "=")
+		if flag != "--name" && flag != "--data-dir" || !joined && len(rest) < 2 {
+			break
+		}
+		if rest = rest[1:]; !joined {
+			value, rest = rest[0], rest[1:]
+		}
+		values[flag] = value
+	}
+	name, ok := values["--name"]
+	if !ok {
 		return args
 	}
-	if name, ok := strings.CutPrefix(args[0], "--name="); ok {
-		return append([]string{"--context", pki.ContextName(name)}, args[1:]...)
+	out := []string{"--context", pki.ContextName(name)}
+	given := slices.ContainsFunc(rest, func(a string) bool { return a == "--kubeconfig" || strings.HasPrefix(a, "--kubeconfig=") })
+	if file := local.Kubeconfig(name, values["--data-dir"]); file != "" && !given {
+		out = append(out, "--kubeconfig", file)
 	}
-	if args[0] == "--name" && len(args) > 1 {
-		return append([]string{"--context", pki.ContextName(args[1])}, args[2:]...)
-	}
-	return args
+	return append(out, rest...)
 }

@@ -16,7 +16,8 @@ func newTokenCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "token", Short: "Tokens by which machines join a cluster"}
 	var access accessFlags
 	var ttl time.Duration
-	var description, output string
+	var description string
+	var output outputValue
 	create := &cobra.Command{
 		Use:   "create",
 		Short: "Make a join token and print the command that joins a machine with it",
@@ -37,7 +38,7 @@ func newTokenCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if output == "json" {
+			if output {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(join)
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "wherry agent --server %s --token %s --ca-hash %s\n", join.Server, join.Token, join.CAHash)
@@ -47,7 +48,7 @@ func newTokenCommand() *cobra.Command {
 	access.add(create)
 	create.Flags().DurationVar(&ttl, "ttl", 24*time.Hour, "how long it may be used; 0 for ever")
 	create.Flags().StringVar(&description, "description", "", "what it is for")
-	create.Flags().StringVarP(&output, "output", "o", "", "json for machines")
+	output.add(create)
 	cmd.AddCommand(create)
 	return cmd
 }

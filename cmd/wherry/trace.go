@@ -26,7 +26,8 @@ func newTraceCommand() *cobra.Command {
 
 func newTracePodCommand() *cobra.Command {
 	var access accessFlags
-	var namespace, output, uid string
+	var namespace, uid string
+	var output outputValue
 	var follow bool
 	cmd := &cobra.Command{
 		Use:   "pod NAME",
@@ -48,7 +49,7 @@ func newTracePodCommand() *cobra.Command {
 			}
 			lines := 0
 			return readTraces(cmd.Context(), config, inNamespace, args[0], uid, follow, func(t trace.Trace) error {
-				if output == "json" {
+				if output {
 					return json.NewEncoder(out).Encode(t)
 				}
 				var text strings.Builder
@@ -66,7 +67,7 @@ func newTracePodCommand() *cobra.Command {
 	}
 	access.add(cmd)
 	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "the pod's namespace (default: the kubeconfig context's)")
-	cmd.Flags().StringVarP(&output, "output", "o", "", "json for machines")
+	output.add(cmd)
 	cmd.Flags().StringVar(&uid, "uid", "", "the very pod, when several had the name")
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "draw again with each change, until the pod is gone")
 	return cmd

@@ -21,6 +21,9 @@ func newUpCommand() *cobra.Command {
 			"Called again it continues the same cluster: whatever still runs is left alone.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.Nodes < 0 || o.Nodes > local.MaxNodes {
+				return misused(cmd, "--nodes %d: a cluster on this machine has 1 to %d nodes", o.Nodes, local.MaxNodes)
+			}
 			began := time.Now()
 			o.Progress = cmd.ErrOrStderr()
 			c, err := local.Up(cmd.Context(), o)
@@ -73,7 +76,7 @@ func addClusterFlags(cmd *cobra.Command, name, dataDir, kubeconfig *string) {
 }
 
 func newListCommand() *cobra.Command {
-	var output string
+	var output outputValue
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the clusters on this machine",
@@ -83,7 +86,7 @@ func newListCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if output == "json" {
+			if output {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(all)
 			}
 			t := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
@@ -94,26 +97,26 @@ func newListCommand() *cobra.Command {
 			return t.Flush()
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "json for machines")
+	output.add(cmd)
 	return cmd
 }
 
 func newCheckCommand() *cobra.Command {
-	var output string
+	var output outputValue
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Look whether this machine is fit for a node, and say how to mend what is not",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			findings, bad := local.Check(), false
-			if output == "json" {
+			if output {
 				if err := json.NewEncoder(cmd.OutOrStdout()).Encode(findings); err != nil {
 					return err
 				}
 			}
 			for _, f := range findings {
 				bad = bad || !f.OK
-				if output == "json" {
+				if output {
 					continue
 				}
 				mark := "ok  "
@@ -131,6 +134,6 @@ func newCheckCommand() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "json for machines")
+	output.add(cmd)
 	return cmd
 }
