@@ -27,27 +27,58 @@ func (p *process) close() { unix.Close(p.pidfd) }
 
 func (c *Cluster) pidFile(i int) string { return filepath.Join(c.nodeRunDir(i), "wherry.pid") }
 
-// running returns node i's main process if it runs.
+// running returns node i's main process if it runs. Its pid file says which that is; when `up` was killed after it had started
+// the process and before it had written that down, the process is found by its command line.
 func (c *Cluster) running(i int) (*process, bool) {
-	b, err := os.ReadFile(c.pidFile(i))
+	if b, err := os.ReadFile(c.pidFile(i)); err == nil {
+		if pid, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && pid > 1 {
+			if p, ok := c.open(i, pid); ok {
+				return p, true
+			}
+		}
+	}
+	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, false
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	if err != nil || pid <= 1 {
-		return nil, false
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil && c.isMain(i, pid) {
+			if p, ok := c.open(i, pid); ok {
+				return p, true
+			}
+		}
 	}
+	return nil, false
+}
+
+// isMain reports whether a process was started as node i's main process.
+func (c *Cluster) isMain(i, pid int) bool {
+	line, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+	if err != nil {
+		return false
+	}
+	args := strings.Split(string(line), "\x00")
+	name := slices.Index(args, "--node-name")
+	return len(args) > 2 && args[0] == mainProgram && (args[1] == "server" || args[1] == "agent") &&
+		name > 0 && name+1 < len(args) && args[name+1] == c.NodeName(i)
+}
+
+// open holds on to a process of node i. A pid may be somebody else's by now: only a process in the node's own network
+// namespace is the node's.
+func (c *Cluster) open(i, pid int) (*process, bool) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return nil, false
 	}
-	// A pid may be somebody else's by now: only a process in the node's own network namespace is the node's.
 	if same, err := sameFile(filepath.Join("/proc", strconv.Itoa(pid), "ns/net"), c.namespace("net", i)); err != nil || !same || ended(fd) {
 		unix.Close(fd)
 		return nil, false
 	}
 	return &process{pid: pid, pidfd: fd}, true
 }
+
+// mainProgram is what main processes are called in their command lines.
+const mainProgram = "wherry"
 
 func ended(pidfd int) bool {
 	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
@@ -68,7 +99,7 @@ func (c *Cluster) spawn(i int, args ...string) (*process, error) {
 	p := &process{pidfd: -1}
 	err = c.inNode(i, true, func() error {
 		cmd := exec.Command("/proc/self/exe", args...)
-		cmd.Args[0] = "wherry"
+		cmd.Args[0] = mainProgram
 		cmd.Dir = "/"
 		cmd.Stdout, cmd.Stderr = log, log
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
