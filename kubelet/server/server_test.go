@@ -121,16 +121,21 @@ func (b *backend) Exec(_ context.Context, id string, cmd []string, s Streams) (s
 	if b.fails != nil {
 		return "", b.fails
 	}
+	return b.streams("exec", id, cmd, s), nil
+}
+
+// streams is the address at the pretended runtime.
+func (b *backend) streams(verb, id string, cmd []string, s Streams) string {
 	q := url.Values{"id": {id}, "cmd": cmd}
 	for name, on := range map[string]bool{"in": s.Stdin, "out": s.Stdout, "err": s.Stderr, "tty": s.TTY} {
 		if on {
 			q.Set(name, "1")
 		}
 	}
-	return b.cri + "/exec/token?" + q.Encode(), nil
+	return b.cri + "/" + verb + "/token?" + q.Encode()
 }
-func (b *backend) Attach(context.Context, string, Streams) (string, error) {
-	return "", errors.New("not here")
+func (b *backend) Attach(_ context.Context, id string, s Streams) (string, error) {
+	return b.streams("attach", id, nil, s), nil
 }
 func (b *backend) PortForward(context.Context, string, []int32) (string, error) {
 	return "", errors.New("not here")
@@ -154,9 +159,28 @@ func (program) ExecInContainer(_ context.Context, _, _, id string, cmd []string,
 	return nil
 }
 
+// AttachContainer tells what it was asked for.
+func (program) AttachContainer(_ context.Context, _, _, id string, in io.Reader, out, _ io.WriteCloser, tty bool, _ <-chan criremote.TerminalSize) error {
+	b, err := io.ReadAll(in)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "%s %s terminal=%t", id, b, tty)
+	return nil
+}
+
 func (p program) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	criremote.ServeExec(w, r, p, "", "", q.Get("id"), q["cmd"], &criremote.Options{Stdin: q.Has("in"), Stdout: q.Has("out"), Stderr: q.Has("err"), TTY: q.Has("tty")},
+	options := &criremote.Options{Stdin: q.Has("in"), Stdout: q.Has("out"), Stderr: q.Has("err"), TTY: q.Has("tty")}
+	if strings.HasPrefix(r.URL.Path, "/attach/") {
+		if options.TTY && options.Stderr {
+			http.Error(w, "tty and stderr cannot both be true", http.StatusBadRequest)
+			return
+		}
+		criremote.ServeAttach(w, r, p, "", "", q.Get("id"), options, time.Minute, 10*time.Second, []string{"v4.channel.k8s.io"})
+		return
+	}
+	criremote.ServeExec(w, r, p, "", "", q.Get("id"), q["cmd"], options,
 		time.Minute, 10*time.Second, []string{"v4.channel.k8s.io"})
 }
 
@@ -474,6 +498,50 @@ func TestExec(t *testing.T) {
 	f.backend.fails = errors.New("runtime is away")
 	if code, body := f.get(admin, "POST", "/exec/ns/p/c?output=1", ""); code != 500 || !strings.Contains(body, "runtime is away") {
 		t.Errorf("runtime away: %d %s", code, body)
+	}
+}
+
+// A container with a terminal is attached to as one, also by a client that has none: kubectl run -it with its input from a pipe.
+func TestAttach(t *testing.T) {
+	f := newFixture(t)
+	cert := f.ca.issue(pkix.Name{CommonName: "boss", Organization: []string{"masters"}}, x509.ExtKeyUsageClientAuth)
+	config := &rest.Config{Host: f.url, TLSClientConfig: rest.TLSClientConfig{CAData: pemOf("CERTIFICATE", f.ca.cert.Raw), CertData: pemOf("CERTIFICATE", cert.Certificate[0]), KeyData: keyPEM(t, cert)}}
+	for _, c := range []struct {
+		terminal, asked bool
+		want            string
+	}{{false, false, "c1 hello terminal=false"}, {true, true, "c1 hello terminal=true"}, {true, false, "c1 hello terminal=true"}} {
+		pod := f.backend.pod.DeepCopy()
+		pod.Spec.Containers = []corev1.Container{{Name: "c", TTY: c.terminal}}
+		f.backend.pod = pod
+		query := "/attach/ns/p/u/c?input=1&output=1&error=1"
+		if c.asked {
+			query = "/attach/ns/p/u/c?input=1&output=1&tty=1"
+		}
+		u, err := url.Parse(f.url + query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spdy, err := remotecommand.NewSPDYExecutor(config, "POST", u)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ws, err := remotecommand.NewWebSocketExecutor(config, "GET", u.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, e := range map[string]remotecommand.Executor{"SPDY": spdy, "WebSocket v5": ws} {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			var out, errOut bytes.Buffer
+			o := remotecommand.StreamOptions{Stdin: strings.NewReader("hello"), Stdout: &out, Tty: c.asked}
+			if !c.asked {
+				o.Stderr = &errOut
+			}
+			err := e.StreamWithContext(ctx, o)
+			cancel()
+			if err != nil || out.String() != c.want || errOut.Len() != 0 {
+				t.Errorf("%s, terminal %t, asked for %t: %q %q %v", name, c.terminal, c.asked, out.String(), errOut.String(), err)
+			}
+		}
 	}
 }
 

@@ -46,12 +46,36 @@ func (s *server) attach(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusBadRequest, "%v", err)
 		return
 	}
-	at, err := s.c.Backend.Attach(r.Context(), id, streams)
+	ask := streams
+	if terminal(pod, r.PathValue("container")) {
+		// Whether there is a terminal was settled when the container was created, whatever the client asks for: a runtime
+		// that is asked for a second output of a terminal waits for its end for ever. A client that asked for one brings
+		// as many streams as are counted with a terminal: it opens an output for errors, which stays silent, in place of the sizes.
+		ask.TTY, ask.Stderr = true, false
+	}
+	at, err := s.c.Backend.Attach(r.Context(), id, ask)
 	if err != nil {
 		answer(w, http.StatusInternalServerError, "error attaching to container of pod %q: %v", pod.Name, err)
 		return
 	}
 	s.stream(w, r, at, streams)
+}
+
+// terminal reports whether a container of the pod was created with a terminal.
+func terminal(pod *corev1.Pod, name string) bool {
+	for _, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
+		for i := range list {
+			if list[i].Name == name {
+				return list[i].TTY
+			}
+		}
+	}
+	for i := range pod.Spec.EphemeralContainers {
+		if pod.Spec.EphemeralContainers[i].Name == name {
+			return pod.Spec.EphemeralContainers[i].TTY
+		}
+	}
+	return false
 }
 
 // portForward carries the client's connections to ports inside the pod.
