@@ -229,6 +229,7 @@ func (p *Process) start(ctx context.Context) error {
 		return fmt.Errorf("write containerd's pid: %w", err)
 	}
 
+	caller := ctx
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	ready := make(chan error, 1)
@@ -258,6 +259,9 @@ func (p *Process) start(ctx context.Context) error {
 		return nil
 	case err := <-ended:
 		ended <- err
+		if caller.Err() != nil {
+			return caller.Err() // it may go on starting: whoever comes next adopts it
+		}
 		if ctx.Err() != nil {
 			_ = unix.Kill(p.pid, unix.SIGKILL)
 			return fmt.Errorf("containerd was not ready in %v: %w; see %s", startTimeout, ctx.Err(), c.LogFile)
