@@ -128,6 +128,12 @@ func (c *Cluster) ensureLeg(i int) error {
 	if err != nil {
 		return fmt.Errorf("interface %s: %w", near, err)
 	}
+	// A pair is made first and joined to the bridge by a second message: an `up` that was killed may have done only the one.
+	if leg.Attrs().MasterIndex != bridge.Attrs().Index {
+		if err := netlink.LinkSetMaster(leg, bridge); err != nil {
+			return fmt.Errorf("join %s to the bridge: %w", near, err)
+		}
+	}
 	if err := netlink.LinkSetUp(leg); err != nil {
 		return fmt.Errorf("bring up %s: %w", near, err)
 	}

@@ -33,9 +33,16 @@ type Cluster struct {
 // commandTimeout bounds every command that a test runs.
 const commandTimeout = 2 * time.Minute
 
-// Up brings a new cluster up. args are further flags of `wherry up`. The last letter of its name is suffix, so that one test
-// may have several.
+// Up brings a new cluster up. args are further flags of `wherry up`. Its name ends in suffix, so that one test may have several.
 func Up(t *testing.T, suffix string, nodes int, args ...string) *Cluster {
+	t.Helper()
+	c := New(t, suffix, nodes)
+	c.Continue(append([]string{"--nodes", strconv.Itoa(nodes)}, args...)...)
+	return c
+}
+
+// New names a cluster that is to be brought up by Continue, and takes it away with the test.
+func New(t *testing.T, suffix string, nodes int) *Cluster {
 	t.Helper()
 	Need(t)
 	state := os.Getenv(insideVariable)
@@ -51,15 +58,30 @@ func Up(t *testing.T, suffix string, nodes int, args ...string) *Cluster {
 		c.Down()
 		os.Remove(record)
 	})
-	c.Continue(append([]string{"--nodes", strconv.Itoa(nodes)}, args...)...)
-	c.connect()
 	return c
 }
 
-// Continue calls `wherry up` for the cluster once more.
+// Continue calls `wherry up`, for the first time or once more.
 func (c *Cluster) Continue(args ...string) {
 	c.t.Helper()
-	c.Wherry(append([]string{"up", "--name", c.Name, "--kubeconfig", c.Kubeconfig}, args...)...)
+	c.Wherry(c.upArgs(args)...)
+	if c.Kube == nil {
+		c.connect()
+	}
+}
+
+func (c *Cluster) upArgs(args []string) []string {
+	return append([]string{"up", "--name", c.Name, "--kubeconfig", c.Kubeconfig}, args...)
+}
+
+// StartUp starts `wherry up` in the background. The caller waits for it.
+func (c *Cluster) StartUp(args ...string) *exec.Cmd {
+	c.t.Helper()
+	cmd := exec.Command(Binary(), c.upArgs(args)...)
+	if err := cmd.Start(); err != nil {
+		c.t.Fatalf("wherry up: %v", err)
+	}
+	return cmd
 }
 
 // Run runs a subtest, which the cluster's methods fail meanwhile. Subtests of one cluster run one after the other.
@@ -103,7 +125,7 @@ func (c *Cluster) logTails() {
 			continue
 		}
 		lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-		c.t.Logf("log of node %d ends:\n%s", i, strings.Join(lines[max(0, len(lines)-40):], "\n"))
+		c.t.Logf("log of node %d ends:\n%s", i, strings.Join(lines[max(0, len(lines)-60):], "\n"))
 	}
 }
 

@@ -17,6 +17,9 @@ type Traces struct {
 	namespaces map[uint64]bool // of its nodes and pods: network and mount
 }
 
+// NameOnly is all that is known of a cluster which never came up.
+func (c *Cluster) NameOnly() Traces { return Traces{name: c.Name} }
+
 // Traces gathers what the cluster may leave behind: call it while pods run.
 func (c *Cluster) Traces() (Traces, error) {
 	t := Traces{name: c.Name, namespaces: map[uint64]bool{}}

@@ -153,7 +153,7 @@ spec: {selector: {app: late}, ports: [{port: 80, targetPort: 8080}]}
 		}
 		return nil
 	})
-	asking(20)
+	asking(6)
 	resume()
 	cancel()
 	load.Wait()
