@@ -250,7 +250,8 @@ func removeLink(name string) error {
 	} else if err != nil {
 		return fmt.Errorf("interface %s: %w", name, err)
 	}
-	if err := netlink.LinkDel(link); err != nil {
+	// A node's leg goes by itself with the node's namespace, which the kernel may end just now.
+	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("remove interface %s: %w", name, err)
 	}
 	return nil
