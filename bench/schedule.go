@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -32,7 +33,16 @@ func Schedule(ctx context.Context, t Target, o ScheduleOptions) ([]Result, error
 			return err
 		}
 		t.say("registering %d nodes", o.Nodes)
-		defer func() { _ = t.removeNodes(context.WithoutCancel(ctx), cs, run) }()
+		defer func() {
+			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
+			defer cancel()
+			if gone := each(clean, "remove nodes", o.Workers, o.Nodes, func(ctx context.Context, w, i int) error {
+				err := writers[w].CoreV1().Nodes().Delete(ctx, fmt.Sprintf("bench-%s-%d", run, i), metav1.DeleteOptions{})
+				return ignoreNotFound(err)
+			}); gone.Errors > 0 {
+				t.say("%d fake nodes are left (label %s=%s): %s", gone.Errors, runLabel, run, gone.Error)
+			}
+		}()
 		made := each(ctx, "nodes", o.Workers, o.Nodes, func(ctx context.Context, w, i int) error {
 			return registerNode(ctx, writers[w], fmt.Sprintf("bench-%s-%d", run, i), run, i)
 		})
@@ -119,8 +129,9 @@ func registerNode(ctx context.Context, cs kubernetes.Interface, name, run string
 	return err
 }
 
-func (t Target) removeNodes(ctx context.Context, cs kubernetes.Interface, run string) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	return cs.CoreV1().Nodes().DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: runLabel + "=" + run})
+func ignoreNotFound(err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
 }
