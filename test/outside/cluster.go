@@ -117,8 +117,12 @@ func (c *Cluster) connect() {
 	}
 }
 
-// logTails shows the ends of the nodes' logs of a test that failed.
+// logTails shows what there is to see of a test that failed: nodes and pods as the API has them, and the ends of the nodes' logs.
 func (c *Cluster) logTails() {
+	if c.Kube != nil {
+		seen, _ := c.try(nil, c.kubectlCommand([]string{"get", "nodes,pods,events", "-A", "-o", "wide", "--request-timeout=5s"})...)
+		c.t.Logf("the API has:\n%s", seen)
+	}
 	for i := 1; i <= c.Nodes; i++ {
 		b, err := os.ReadFile(filepath.Join(c.DataDir(), "logs", fmt.Sprintf("node-%d.log", i)))
 		if err != nil {
