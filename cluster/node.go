@@ -101,13 +101,17 @@ func (n *nodeParts) run(p *parts) error {
 	if n.runtime.err != nil {
 		return n.runtime.err
 	}
-	if n.runtime.process != nil {
+	preloaded := make(chan struct{})
+	if n.runtime.process == nil {
+		close(preloaded)
+	} else {
 		p.run("containerd", n.runtime.process.Supervise)
 		p.run("sample image", func(ctx context.Context) error {
 			// Off the path to Ready: nobody needs it before a user has typed something.
 			if err := importImage(ctx, n.node.containerdConfig(n.runtime.bin).Address(), images.Sample); err != nil {
 				n.log.Warn("the sample app's image is not imported", "error", err)
 			}
+			close(preloaded)
 			<-ctx.Done()
 			return nil
 		})
@@ -119,7 +123,7 @@ func (n *nodeParts) run(p *parts) error {
 			NodeName: n.node.Name, Client: n.kubelet, HostIPs: []string{n.node.IP.String()},
 			Root: n.node.KubeletDir(), LogsDir: filepath.Join(n.node.DataDir, "pod-logs"), CgroupRoot: n.node.CgroupRoot, RuntimeEndpoint: n.runtime.endpoint,
 			ClusterDNS: []string{n.network.ClusterDNS.String()}, ClusterDomain: n.network.ClusterDomain, ResolvConf: "/etc/resolv.conf",
-			DrainTimeout: &drain,
+			DrainTimeout: &drain, Preloaded: preloaded,
 			Node: kubelet.NodeConfig{
 				Labels: n.node.Labels, Version: version.Kubernetes, MaxPods: int64(n.node.MaxPods), OnPodCIDRs: n.configureCNI,
 				Ready: func() { n.log.Info("node is Ready", "node", n.node.Name) },

@@ -64,6 +64,8 @@ type Config struct {
 	DrainTimeout *time.Duration
 	// MaxParallelPulls bounds image pulls at once; 0 is no bound.
 	MaxParallelPulls int
+	// Preloaded is closed when the images that come with the node are imported; nothing is pulled before. Nil: there are none.
+	Preloaded <-chan struct{}
 	// SeccompDefault runs containers that ask for nothing under the runtime's profile, as upstream's --seccomp-default.
 	SeccompDefault bool
 	// PodPidsLimit bounds the processes of each pod; 0 is no bound.
@@ -159,7 +161,7 @@ func newKubelet(c *Config) (*kubelet, error) {
 		return nil, err
 	}
 	k.ledger = admit.New(k.node.Load)
-	k.images = images.New(images.Config{Runtime: k.runtime, Objects: k.volumes.Objects(), Parallel: c.MaxParallelPulls, Log: c.Log})
+	k.images = images.New(images.Config{Runtime: k.runtime, Objects: k.volumes.Objects(), Parallel: c.MaxParallelPulls, Preloaded: c.Preloaded, Log: c.Log})
 	return k, nil
 }
 

@@ -55,7 +55,10 @@ type Config struct {
 	Objects Secrets
 	// Parallel bounds pulls at once; 0 is no bound.
 	Parallel int
-	Log      *slog.Logger
+	// Preloaded is closed when the images that come with the node are imported. An image that is not there is not pulled
+	// before: it may be on its way. Nil: there are none.
+	Preloaded <-chan struct{}
+	Log       *slog.Logger
 }
 
 // Manager finds and pulls images. Safe for concurrent use. Two pods that want the same image pull it once: the runtime joins them.
@@ -137,6 +140,9 @@ func (m *Manager) ensure(ctx context.Context, pod *v1.Pod, c *v1.Container, hand
 	policy := Policy(c)
 	if policy != v1.PullAlways {
 		img, ok, err := m.c.Runtime.ImageStatus(ctx, name, handler)
+		if err == nil && !ok && m.awaitPreloaded(ctx) {
+			img, ok, err = m.c.Runtime.ImageStatus(ctx, name, handler)
+		}
 		if err != nil {
 			if ctx.Err() != nil {
 				return Pulled{}, ctx.Err()
@@ -162,6 +168,18 @@ func (m *Manager) ensure(ctx context.Context, pod *v1.Pod, c *v1.Container, hand
 		return Pulled{}, &Problem{ErrImagePullBackOff, msg + ": " + ErrImagePull + ": " + b.err, b.until}
 	}
 	return m.pull(ctx, pod, c, name, repository, handler, sandbox, event)
+}
+
+// awaitPreloaded waits for images that are being imported, and reports whether there was anything to wait for.
+func (m *Manager) awaitPreloaded(ctx context.Context) bool {
+	if m.c.Preloaded == nil {
+		return false
+	}
+	select {
+	case <-m.c.Preloaded:
+	case <-ctx.Done():
+	}
+	return true
 }
 
 func (m *Manager) pull(ctx context.Context, pod *v1.Pod, c *v1.Container, name, repository, handler string, sandbox *runtime.SandboxConfig, event Event) (Pulled, error) {

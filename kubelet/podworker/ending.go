@@ -520,6 +520,11 @@ func (w *worker) takeAway(ctx context.Context, whole bool, boxes []runtime.Sandb
 	volumes.Wait()
 	errs = append(errs, volumesErr)
 	if err := errors.Join(errs...); err != nil {
+		if whole {
+			// A kubelet that was killed while a container was being started can leave a process that the runtime takes for
+			// not started: it neither stops it nor removes it. The pod's cgroup knows it; once it is killed, the next try succeeds.
+			err = errors.Join(err, w.c.Cgroups.Remove(ctx, w.uid))
+		}
 		return err
 	}
 	if err := w.c.Cgroups.Remove(ctx, w.uid); err != nil {
