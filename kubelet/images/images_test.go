@@ -78,6 +78,31 @@ func TestPolicies(t *testing.T) {
 	}
 }
 
+// An image that is not there is not pulled while the node's own are still being imported: it may be one of them.
+func TestNothingIsPulledBeforeImportsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := fake.New()
+		preloaded := make(chan struct{})
+		m := New(Config{Runtime: rt, Objects: secrets{}, Preloaded: preloaded})
+		done := make(chan error, 1)
+		go func() {
+			_, err, _ := ensure(m, "absent:1", v1.PullIfNotPresent)
+			done <- err
+		}()
+		synctest.Wait()
+		if n := len(rt.Calls()); n != 0 {
+			t.Errorf("%d pulls before the imports ended", n)
+		}
+		close(preloaded)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if n := len(rt.Calls()); n != 1 {
+			t.Errorf("%d pulls after the imports ended, want 1", n)
+		}
+	})
+}
+
 func TestPullBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rt := fake.New()
