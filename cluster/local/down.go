@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"wherry.dev/wherry/pki"
 )
@@ -61,9 +60,6 @@ func forgetHalfMade(name string) error {
 	return nil
 }
 
-// stopGrace is how long a node's main process may take to close its books; its containers are killed anyway.
-const stopGrace = 10 * time.Second
-
 // remove goes on after an error, so that as little as possible stays; the record goes last, so that down can be
 // called again.
 func (c *Cluster) remove(ctx context.Context) error {
@@ -106,17 +102,4 @@ func (c *Cluster) remove(ctx context.Context) error {
 		return fmt.Errorf("remove data of cluster %s: %w", c.Name, err)
 	}
 	return nil
-}
-
-// Stop ends a cluster's node processes in good order and leaves containers and data: `up` continues it.
-func Stop(ctx context.Context, name string) error {
-	c, err := load(name, "")
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for i := c.Nodes; i >= 1; i-- {
-		errs = append(errs, c.stopMain(ctx, i, stopGrace))
-	}
-	return errors.Join(errs...)
 }

@@ -142,23 +142,6 @@ func (p *process) wait(ctx context.Context) error {
 	}
 }
 
-// stopMain asks node i's main process to end, and insists when it does not within the grace period.
-func (c *Cluster) stopMain(ctx context.Context, i int, grace time.Duration) error {
-	p, ok := c.running(i)
-	if !ok {
-		return nil
-	}
-	defer unix.Close(p.pidfd)
-	_ = unix.PidfdSendSignal(p.pidfd, unix.SIGTERM, nil, 0)
-	ctx, cancel := context.WithTimeout(ctx, grace)
-	defer cancel()
-	if p.wait(ctx) != nil {
-		_ = unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0)
-		return p.wait(context.WithoutCancel(ctx))
-	}
-	return nil
-}
-
 // killAll ends every process of the cluster: those in a namespace of a node (Wherry, containerd, shims) and those in a
 // cgroup of a node (containers, which have namespaces of their own). It looks again until none is left.
 func (c *Cluster) killAll(ctx context.Context) error {

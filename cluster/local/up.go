@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,7 +30,6 @@ type UpOptions struct {
 	Kubeconfig string   // file to merge the cluster into; "" for the user's default
 	NodeArgs   []string // further flags of every node's process, for tests and the curious
 	ServerArgs []string // further flags of the first node's process, `wherry server`, alone
-	Progress   io.Writer
 }
 
 // readyTimeout bounds the wait for every node to be Ready.
@@ -340,9 +338,6 @@ func (c *Cluster) context() string { return pki.ContextName(c.Name) }
 
 // lock serialises up and down on this machine: they choose subnets and share directories.
 func lock(ctx context.Context) (unlock func(), err error) {
-	if err := os.MkdirAll(runRoot, 0o755); err != nil {
-		return nil, fmt.Errorf("make %s: %w", runRoot, err)
-	}
 	path := runRoot + ".lock" // beside the directory, which down removes
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

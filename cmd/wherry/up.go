@@ -25,7 +25,6 @@ func newUpCommand() *cobra.Command {
 				return misused(cmd, "--nodes %d: a cluster on this machine has 1 to %d nodes", o.Nodes, local.MaxNodes)
 			}
 			began := time.Now()
-			o.Progress = cmd.ErrOrStderr()
 			c, err := local.Up(cmd.Context(), o)
 			if err != nil {
 				return err

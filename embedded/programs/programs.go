@@ -13,7 +13,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -114,16 +113,4 @@ func size(name string) int64 {
 		return -1
 	}
 	return int64(h.FrameContentSize)
-}
-
-// Names lists the programs in this binary.
-func Names() []string {
-	entries, _ := files.ReadDir("files")
-	var names []string
-	for _, e := range entries {
-		if name, ok := strings.CutSuffix(e.Name(), ".zst"); ok {
-			names = append(names, name)
-		}
-	}
-	return names
 }
