@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -58,10 +57,16 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 			return nil
 		}
 	}
+	waitFlow := s.followFlowControl(ctx)
+	defer waitFlow()
+	wait := s.serveCustom(ctx)
+	defer wait()
+	waitAggregated := s.serveAggregated(ctx) // behind custom kinds: their APIServices are kept, too
+	defer waitAggregated()
 	if ready != nil {
 		ready()
 	}
-	<-ctx.Done()
+	s.runPresence(ctx, cs)
 	s.retract(cs)
 	s.subresources.Close()
 	return nil
@@ -77,12 +82,18 @@ func (s *Server) bootstrap(ctx context.Context, cs kubernetes.Interface) error {
 			return fmt.Errorf("create namespace %s: %w", name, err)
 		}
 	}
-	services := s.served[corev1.SchemeGroupVersion.WithResource("services")]
+	if err := s.keepFlowControl(ctx, cs); err != nil {
+		return err
+	}
+	services := s.resource(corev1.SchemeGroupVersion.WithResource("services"))
 	if services == nil || s.claims == nil {
 		return nil
 	}
 	if err := s.claims.Repair(ctx, services.Store); err != nil {
 		return err
+	}
+	if err := s.keepServiceCIDR(ctx, cs); err != nil {
+		return fmt.Errorf("keep service CIDR %s: %w", kubernetesService, err)
 	}
 	if !s.config.Advertise.IsValid() {
 		return nil
@@ -90,7 +101,7 @@ func (s *Server) bootstrap(ctx context.Context, cs kubernetes.Interface) error {
 	if err := s.keepService(ctx, cs); err != nil {
 		return fmt.Errorf("keep service %s: %w", kubernetesService, err)
 	}
-	if err := s.keepEndpoints(ctx, cs, true); err != nil {
+	if err := s.keepPresence(ctx, cs); err != nil {
 		return fmt.Errorf("keep endpoints of service %s: %w", kubernetesService, err)
 	}
 	return nil
@@ -122,17 +133,19 @@ func (s *Server) keepService(ctx context.Context, cs kubernetes.Interface) error
 	return err
 }
 
-// keepEndpoints adds this server to the endpoints of default/kubernetes, or takes it away. Other servers' stay.
-func (s *Server) keepEndpoints(ctx context.Context, cs kubernetes.Interface, here bool) error {
+// keepEndpoints makes ips, sorted, the endpoints of default/kubernetes. None leaves them as they are: the last address is the one that will
+// most likely be back.
+func (s *Server) keepEndpoints(ctx context.Context, cs kubernetes.Interface, ips []string) error {
+	if len(ips) == 0 {
+		return nil
+	}
 	endpointSlices := cs.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault)
 	yes, port, name, tcp := true, int32(s.config.Advertise.Port()), "https", corev1.ProtocolTCP
-	addr := s.config.Advertise.Addr().Unmap()
 	family := discoveryv1.AddressTypeIPv4
-	if addr.Is6() {
+	if s.config.Advertise.Addr().Unmap().Is6() {
 		family = discoveryv1.AddressTypeIPv6
 	}
-	var ips []string
-	if s.served[discoveryv1.SchemeGroupVersion.WithResource("endpointslices")] != nil {
+	if s.resource(discoveryv1.SchemeGroupVersion.WithResource("endpointslices")) != nil {
 		have, err := endpointSlices.Get(ctx, kubernetesService, metav1.GetOptions{})
 		missing := apierrors.IsNotFound(err)
 		if err != nil && !missing {
@@ -141,14 +154,7 @@ func (s *Server) keepEndpoints(ctx context.Context, cs kubernetes.Interface, her
 		next := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Name: kubernetesService}, AddressType: family}
 		if !missing {
 			next = have.DeepCopy()
-			for _, e := range have.Endpoints {
-				ips = append(ips, e.Addresses...)
-			}
-			if have.AddressType != family || !samePort(have, port) { // another configuration before: its addresses are gone
-				ips = nil
-			}
 		}
-		ips = included(ips, addr.String(), here)
 		if next.Labels == nil {
 			next.Labels = map[string]string{}
 		}
@@ -159,10 +165,8 @@ func (s *Server) keepEndpoints(ctx context.Context, cs kubernetes.Interface, her
 			next.Endpoints = append(next.Endpoints, discoveryv1.Endpoint{Addresses: []string{ip}, Conditions: discoveryv1.EndpointConditions{Ready: &yes}})
 		}
 		switch {
-		case missing && here:
-			_, err = endpointSlices.Create(ctx, next, metav1.CreateOptions{})
 		case missing:
-			err = nil
+			_, err = endpointSlices.Create(ctx, next, metav1.CreateOptions{})
 		case have.AddressType != family:
 			if err = endpointSlices.Delete(ctx, kubernetesService, metav1.DeleteOptions{}); err == nil {
 				next.ObjectMeta = metav1.ObjectMeta{Name: kubernetesService, Labels: next.Labels}
@@ -175,11 +179,9 @@ func (s *Server) keepEndpoints(ctx context.Context, cs kubernetes.Interface, her
 		if err != nil {
 			return err
 		}
-	} else {
-		ips = included(nil, addr.String(), here)
 	}
 
-	if s.served[corev1.SchemeGroupVersion.WithResource("endpoints")] == nil {
+	if s.resource(corev1.SchemeGroupVersion.WithResource("endpoints")) == nil {
 		return nil
 	}
 	// Endpoints are deprecated; what still reads them finds the same addresses there.
@@ -192,9 +194,6 @@ func (s *Server) keepEndpoints(ctx context.Context, cs kubernetes.Interface, her
 	have, err := endpoints.Get(ctx, kubernetesService, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
-		if !here {
-			return nil
-		}
 		//lint:ignore SA1019 kept for old clients
 		_, err = endpoints.Create(ctx, &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: kubernetesService,
 			Labels: map[string]string{discoveryv1.LabelSkipMirror: "true"}}, Subsets: []corev1.EndpointSubset{subset}}, metav1.CreateOptions{})
@@ -203,10 +202,7 @@ func (s *Server) keepEndpoints(ctx context.Context, cs kubernetes.Interface, her
 		return err
 	}
 	next := have.DeepCopy()
-	next.Subsets = nil
-	if len(subset.Addresses) > 0 {
-		next.Subsets = []corev1.EndpointSubset{subset}
-	}
+	next.Subsets = []corev1.EndpointSubset{subset}
 	if apiequality.Semantic.DeepEqual(have.Subsets, next.Subsets) {
 		return nil
 	}
@@ -214,56 +210,26 @@ func (s *Server) keepEndpoints(ctx context.Context, cs kubernetes.Interface, her
 	return err
 }
 
-func samePort(s *discoveryv1.EndpointSlice, port int32) bool {
-	return len(s.Ports) == 1 && s.Ports[0].Port != nil && *s.Ports[0].Port == port
-}
-
-// included returns ips, sorted, with ip or without it.
-func included(ips []string, ip string, here bool) []string {
-	ips = slices.DeleteFunc(slices.Clone(ips), func(v string) bool { return v == ip })
-	if here {
-		ips = append(ips, ip)
-	}
-	slices.Sort(ips)
-	return slices.Compact(ips)
-}
-
-// retract takes this server out of the endpoints when it goes, if others remain: with none left, the last address is
-// the one that will most likely be back.
-func (s *Server) retract(cs kubernetes.Interface) {
-	if !s.config.Advertise.IsValid() || s.served[discoveryv1.SchemeGroupVersion.WithResource("endpointslices")] == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout/5)
-	defer cancel()
-	have, err := cs.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).Get(ctx, kubernetesService, metav1.GetOptions{ResourceVersion: "0"})
-	if err != nil || len(have.Endpoints) < 2 {
-		return
-	}
-	if err := s.keepEndpoints(ctx, cs, false); err != nil {
-		s.log.Debug("could not take this server out of the endpoints of service kubernetes", "error", err)
-	}
-}
-
 // newClaims opens the record of what Services have claimed, if there are Services.
 func (s *Server) newClaims() (*allocate.Services, error) {
 	c := s.config
-	services := s.served[corev1.SchemeGroupVersion.WithResource("services")]
+	services := s.resource(corev1.SchemeGroupVersion.WithResource("services"))
 	if services == nil {
 		return nil, nil
 	}
+	storage := s.now.Load().storage // the first table, which nobody else has seen yet
 	open := func(k *kinds.Kind) error {
-		if s.storage[k.StoragePrefix] != nil {
+		if storage[k.StoragePrefix] != nil {
 			return nil
 		}
 		r, err := c.Storage(k)
 		if err != nil {
 			return fmt.Errorf("open storage of %s: %w", k.GroupVersionKind, err)
 		}
-		s.storage[k.StoragePrefix] = r
+		storage[k.StoragePrefix] = r
 		return nil
 	}
-	// Not served as resources (yet): they are what upstream records claims in.
+	// Open already where they are served as resources: they are what upstream records claims in.
 	const addresses, ranges = "ipaddresses", "ranges"
 	err := errors.Join(
 		open(&kinds.Kind{GroupVersionKind: networkingv1.SchemeGroupVersion.WithKind("IPAddress"), Plural: addresses, StoragePrefix: addresses,
@@ -277,7 +243,7 @@ func (s *Server) newClaims() (*allocate.Services, error) {
 	for i, p := range c.ServiceCIDRs {
 		cidrs[i] = p.Masked()
 	}
-	return allocate.NewServices(allocate.Config{CIDRs: cidrs, Ports: c.NodePorts, Addresses: s.storage[addresses], Ranges: s.storage[ranges], Log: s.log})
+	return allocate.NewServices(allocate.Config{CIDRs: cidrs, Ports: c.NodePorts, Addresses: storage[addresses], Ranges: storage[ranges], Shared: c.Shared, Log: s.log})
 }
 
 var _ verbs.Claims = (*allocate.Services)(nil)

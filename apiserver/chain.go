@@ -51,30 +51,53 @@ func (s *Server) serve(rw http.ResponseWriter, hr *http.Request, identity user.I
 	// C2: who is it, and for whom do they act?
 	if identity == nil {
 		if identity, err = s.authenticate(hr); err != nil {
+			if s.config.Audit != nil {
+				var ctx context.Context
+				if ctx, w.audit = s.config.Audit.Refused(hr.Context(), hr, o.id, r.Marks.Received, attributes(r)); w.audit != nil {
+					hr = hr.WithContext(ctx)
+				}
+			}
 			wire.WriteError(w, hr, err)
 			return
 		}
 	}
-	r.User, o.real = identity, identity
+	r.User = identity
 	ctx := apirequest.WithUser(apirequest.WithRequestInfo(hr.Context(), r.Info), r.User)
+	long := longRunning(r.Info, r.Query)
+	if s.config.Audit != nil {
+		if ctx, w.audit, err = s.config.Audit.Begin(ctx, hr, o.id, r.Marks.Received, attributes(r), long); err != nil {
+			wire.WriteError(w, hr, apierrors.NewInternalError(err))
+			return
+		}
+		hr = hr.WithContext(ctx)
+		r.HTTP = hr
+	}
 	if impersonates(hr.Header) {
-		if r.User, err = s.impersonate(ctx, hr, identity); err != nil {
+		var constraint string
+		if r.User, constraint, err = s.impersonate(ctx, hr.Header, identity, attributes(r)); err != nil {
 			wire.WriteError(w, hr, err)
 			return
 		}
-		ctx = apirequest.WithUser(ctx, r.User)
+		if r.User != identity {
+			w.audit.Impersonated(r.User, constraint)
+			ctx = apirequest.WithUser(ctx, r.User)
+		}
 	}
 	r.Marks.Authenticated = time.Now()
 
 	// Is there room, and how long may it take?
-	long := longRunning(r.Info, r.Query)
-	if !long {
-		leave, err := s.inflight.enter(r.User, r.Info)
+	if holdsSeats(r, long) {
+		ticket, err := s.admitted(ctx, w, r)
 		if err != nil {
 			wire.WriteError(w, hr, err)
 			return
 		}
-		defer leave()
+		defer ticket.Leave()
+		if long {
+			w.begun = ticket.Leave // a watch that runs takes no room
+		}
+	}
+	if !long {
 		var cancel context.CancelFunc
 		if ctx, cancel, err = s.bound(ctx, w, r); err != nil {
 			wire.WriteError(w, hr, err)
@@ -90,7 +113,9 @@ func (s *Server) serve(rw http.ResponseWriter, hr *http.Request, identity user.I
 
 	// C3: may they?
 	attrs := attributes(r)
-	if err = s.authorize(ctx, attrs); err != nil {
+	decision, reason, err := s.ask(ctx, attrs)
+	w.audit.Authorized(decision, reason, err)
+	if err = verdict(attrs, decision, reason, err); err != nil {
 		wire.WriteError(w, hr, err)
 		return
 	}
@@ -104,11 +129,26 @@ func (s *Server) serve(rw http.ResponseWriter, hr *http.Request, identity user.I
 	r.HTTP = hr.WithContext(ctx)
 
 	// Where does it go?
+	if !r.Info.IsResourceRequest {
+		if h := s.elsewhere(r.Info); h != nil {
+			h.ServeHTTP(w, r.HTTP)
+			return
+		}
+	}
 	if !r.Info.IsResourceRequest || s.known(r.Info) == nil && s.raw.mounted(hr.URL.Path) != nil {
 		s.raw.ServeHTTP(w, r.HTTP)
 		return
 	}
+	if h := s.elsewhere(r.Info); h != nil {
+		h.ServeHTTP(w, r.HTTP)
+		return
+	}
 	served, act, err := s.route(r)
+	if served != nil {
+		for _, text := range served.Kind.Notices {
+			r.Warn(text)
+		}
+	}
 	if err != nil {
 		o.unknown = served == nil
 		if apierrors.IsNotFound(err) && served == nil {
@@ -119,7 +159,15 @@ func (s *Server) serve(rw http.ResponseWriter, hr *http.Request, identity user.I
 		return
 	}
 	ctx = apirequest.WithNamespace(ctx, r.Info.Namespace)
-	if r.Accept, err = wire.Negotiate(hr, true, r.Info.Verb == "watch"); err != nil && !act.stream {
+	negotiate := wire.Negotiate
+	if served.Kind.Custom && !act.stream && (r.Sub == nil || r.Sub.Kind.Empty()) {
+		negotiate = wire.NegotiateCustom
+	}
+	can := wire.TablesToo
+	if served.Kind.Row == nil {
+		can = wire.Metadata
+	}
+	if r.Accept, err = negotiate(hr, can, r.Info.Verb == "watch"); err != nil && !act.stream {
 		wire.WriteError(w, r.HTTP, err)
 		return
 	}
@@ -144,7 +192,7 @@ type action struct {
 // route finds the resource and what to do to it. A nil resource with a NotFound error means an unknown path.
 func (s *Server) route(r *verbs.Request) (*verbs.Served, action, error) {
 	i := r.Info
-	served := s.served[schema.GroupVersionResource{Group: i.APIGroup, Version: i.APIVersion, Resource: i.Resource}]
+	served := s.known(i)
 	if served == nil {
 		return nil, action{}, apierrors.NewNotFound(schema.GroupResource{}, "")
 	}
@@ -155,6 +203,9 @@ func (s *Server) route(r *verbs.Request) (*verbs.Served, action, error) {
 	if served.Kind.GroupVersionKind.Kind == "Namespace" && served.Kind.GroupVersionKind.Group == "" {
 		i.Namespace = "" // the request info names it for authorization; it is stored at the cluster's scope
 	}
+	if served.Kind.Custom && served.Kind.Namespaced && i.Namespace == "" && verb != "list" && verb != "watch" { // no such path, to upstream
+		return nil, action{}, apierrors.NewNotFound(schema.GroupResource{}, "")
+	}
 	if i.Subresource != "" {
 		if sub, ok := served.Kind.Subresources[i.Subresource]; ok && len(i.Parts) == 3 {
 			r.Sub = sub
@@ -164,6 +215,9 @@ func (s *Server) route(r *verbs.Request) (*verbs.Served, action, error) {
 			return served, resourceVerbs[verb], nil
 		}
 		act, ok := s.subresources.Find(served.Kind.GroupVersionResource().GroupResource(), i.Subresource)
+		if !ok && served.Kind.Custom {
+			return served, action{}, apierrors.NewNotFound(served.Kind.GroupVersionResource().GroupResource(), i.Name)
+		}
 		if !ok || len(i.Parts) > 3 && !act.Paths {
 			return nil, action{}, apierrors.NewNotFound(schema.GroupResource{}, "")
 		}
@@ -178,7 +232,7 @@ func (s *Server) route(r *verbs.Request) (*verbs.Served, action, error) {
 	}
 	act, ok := resourceVerbs[verb]
 	switch {
-	case !ok || !has(served.Kind.Verbs, verb):
+	case !ok || !has(served.Kind.Verbs, verb) && !has(served.Kind.HiddenVerbs, verb):
 		return served, action{}, methodNotAllowed()
 	case verb == "create" && i.Name != "", verb != "create" && i.Name == "" && (verb == "update" || verb == "patch"):
 		return served, action{}, methodNotAllowed()
@@ -203,11 +257,20 @@ var resourceVerbs = map[string]action{
 	"deletecollection": {do: verbs.DeleteCollection},
 }
 
-// encode answers with what the verb found, as the client wants to see it.
+// encode answers with what the verb found, unless the verb has answered.
 func (s *Server) encode(w http.ResponseWriter, r *verbs.Request, served *verbs.Served, a verbs.Answer) error {
+	b, err := s.encoded(r, served, a)
+	if b == nil || err != nil {
+		return err
+	}
+	s.recordAnswer(r, served, a, b)
+	wire.WriteBytes(w, r.HTTP, a.Code, r.Accept.Format.MediaType(), b)
+	return nil
+}
+
+// encoded is what the verb found, as the client wants to see it. Nil: the verb has answered itself.
+func (s *Server) encoded(r *verbs.Request, served *verbs.Served, a verbs.Answer) (b []byte, err error) {
 	t, accept := served.Type, r.Accept
-	var b []byte
-	var err error
 	switch {
 	case a.Stored != nil && accept.Rendering == wire.AsObject:
 		b, err = t.EncodeStored(accept, a.Stored)
@@ -217,34 +280,28 @@ func (s *Server) encode(w http.ResponseWriter, r *verbs.Request, served *verbs.S
 		objects := make([]runtime.Object, len(a.List.Items))
 		for i, o := range a.List.Items {
 			if objects[i], err = t.Served(o); err != nil {
-				return err
+				return nil, err
 			}
 		}
 		b, err = s.table(r, served, objects, wire.ListMeta(a.List))
 	case a.List != nil:
 		l, perr := t.PartialList(accept, a.List)
 		if perr != nil {
-			return perr
+			return nil, perr
 		}
 		b, err = wire.Encode(accept, accept.Meta.WithKind("PartialObjectMetadataList"), l)
 	case a.Stored != nil:
 		obj, serr := t.Served(a.Stored)
 		if serr != nil {
-			return serr
+			return nil, serr
 		}
 		b, err = s.rendered(r, served, obj)
 	case a.Object != nil && (accept.Rendering == wire.AsObject || a.GVK.Kind == "Status"):
 		b, err = wire.Encode(accept, a.GVK, a.Object)
 	case a.Object != nil:
 		b, err = s.rendered(r, served, a.Object)
-	default: // the verb has answered
-		return nil
 	}
-	if err != nil {
-		return err
-	}
-	wire.WriteBytes(w, r.HTTP, a.Code, accept.Format.MediaType(), b)
-	return nil
+	return b, err
 }
 
 // rendered is one object as a table or as its metadata.
@@ -268,7 +325,11 @@ func (s *Server) table(r *verbs.Request, served *verbs.Served, objects []runtime
 	if err != nil {
 		return nil, err
 	}
-	t, err := served.Type.Table(r.Accept, objects, lm, o, true, time.Now())
+	kind := served.Type
+	if r.Sub != nil && r.Sub.Read != nil {
+		kind = s.scales
+	}
+	t, err := kind.Table(r.Accept, objects, lm, o, true, time.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -280,7 +341,9 @@ func (s *Server) authenticate(hr *http.Request) (user.Info, error) {
 	if s.config.Authenticator == nil {
 		return &user.DefaultInfo{Name: user.Anonymous, Groups: []string{user.AllUnauthenticated}}, nil
 	}
+	began := time.Now()
 	answer, ok, err := s.config.Authenticator.AuthenticateRequest(hr)
+	s.metrics.access.authentication(began, ok, err)
 	if err != nil || !ok {
 		if err != nil {
 			s.log.Debug("authentication failed", "path", hr.URL.Path, "remote", hr.RemoteAddr, "error", err)
@@ -293,7 +356,20 @@ func (s *Server) authenticate(hr *http.Request) (user.Info, error) {
 
 // authorize asks whether the user may; a no is a 403 with the reason.
 func (s *Server) authorize(ctx context.Context, a authorizer.Attributes) error {
+	decision, reason, err := s.ask(ctx, a)
+	return verdict(a, decision, reason, err)
+}
+
+// ask is one question to the authorizer.
+func (s *Server) ask(ctx context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+	began := time.Now()
 	decision, reason, err := s.config.Authorizer.Authorize(ctx, a)
+	s.metrics.access.authorization(began, decision, err)
+	return decision, reason, err
+}
+
+// verdict makes an error of what the authorizer said, unless it was yes.
+func verdict(a authorizer.Attributes, decision authorizer.Decision, reason string, err error) error {
 	if decision == authorizer.DecisionAllow {
 		return nil
 	}
@@ -396,6 +472,7 @@ func auditID(hr *http.Request) string {
 
 // panicked answers 500 for a handler that panicked, unless it had begun to answer.
 func (o *observation) panicked(p any) {
+	o.w.audit.Panicked(p)
 	if p == http.ErrAbortHandler {
 		o.aborted = true
 		return

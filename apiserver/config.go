@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/tls"
 	"log/slog"
+	"net"
 	"net/netip"
 	"time"
 
@@ -20,6 +21,8 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"wherry.dev/wherry/api/kinds"
+	"wherry.dev/wherry/apiserver/aggregate"
+	"wherry.dev/wherry/apiserver/audit"
 	"wherry.dev/wherry/apiserver/subresources"
 	"wherry.dev/wherry/store"
 	"wherry.dev/wherry/trace"
@@ -51,10 +54,22 @@ type Config struct {
 	// Service default/kubernetes. Zero: that Service is not kept.
 	Advertise netip.AddrPort
 
+	// ID is the server's identity, the name of its Lease in kube-system; Host is the machine's name. Empty: no Lease is kept.
+	ID, Host string
+	// Shared says that other API servers serve the same objects: what they have in common is then agreed on with them.
+	Shared bool
+
 	// TLS serves connections; client certificates are asked for and left to the Authenticator to judge.
 	TLS *tls.Config
 	// KubeletTLS is what the server shows to kubelets, and how it knows them, for log, exec, attach, port-forward and proxy.
 	KubeletTLS *tls.Config
+
+	// ProxyCertificate is what the server shows to other API servers, to which APIServices send it. Nil: none; they cannot know it.
+	ProxyCertificate func() (*tls.Certificate, error)
+	// ProxyDial connects to them. Nil: by net.Dialer.
+	ProxyDial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Trust is published for them. Nil: nothing is.
+	Trust *aggregate.Trust
 
 	// Version is served under /version; GitVersion is like v1.37.2.
 	Version version.Info
@@ -63,8 +78,8 @@ type Config struct {
 
 	// Checks are asked by /livez and /readyz besides the server's own.
 	Checks []Check
-	// Audit, if set, is told of every finished request. It must not block.
-	Audit func(AuditEvent)
+	// Audit records requests. The caller starts it before the server serves, and closes it afterwards. Nil: nothing is recorded.
+	Audit *audit.Auditor
 
 	Trace    trace.Recorder        // nil: spans are dropped
 	Registry prometheus.Registerer // nil: metrics are kept but not registered
@@ -75,7 +90,8 @@ type Config struct {
 	RequestTimeout time.Duration
 	// WatchTimeout is the shortest life of a watch that names none. Zero: 30 min.
 	WatchTimeout time.Duration
-	// MaxInflight bounds requests being served at once, watches and streams not counted. Zero: 600.
+	// MaxInflight are the seats that FlowSchemas and priority levels share out: requests being served at once, long lists counted more than
+	// once, watches that run and streams not at all, and what is exempt neither. Zero: 600.
 	MaxInflight int
 }
 
@@ -96,25 +112,6 @@ type Check struct {
 	Check func(ctx context.Context) error
 	// ReadyOnly leaves the check out of /livez and /healthz.
 	ReadyOnly bool
-}
-
-// AuditEvent tells of one finished request.
-type AuditEvent struct {
-	ID           string
-	Received     time.Time
-	Took         time.Duration
-	User         user.Info
-	Impersonated user.Info // whom User acted as, or nil
-	Verb         string
-	Path         string
-	UserAgent    string
-	Source       string // remote address; empty in process
-	Namespace    string
-	Group        string
-	Resource     string
-	Subresource  string
-	Name         string
-	Code         int
 }
 
 func (c *Config) defaults() {

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -43,6 +44,7 @@ type world struct {
 	address string
 	ca      []byte
 	store   *store.Store
+	etcd    *clientv3.Client
 	traces  *recorder
 }
 
@@ -71,7 +73,7 @@ func start(t testing.TB, change func(*Config)) *world {
 
 	cert, ca := certificate(t)
 	reg := prometheus.NewRegistry()
-	w := &world{ca: ca, store: st, traces: &recorder{}}
+	w := &world{ca: ca, store: st, etcd: e.Client(), traces: &recorder{}}
 	c := Config{Kinds: kinds.All(), OpenAPI: openapi.New(kinds.All(), "v1.37.2"), Storage: Storage(st), Registry: reg, Gatherer: reg, Trace: w.traces, TLS: &tls.Config{Certificates: []tls.Certificate{cert}},
 		Version: version.Info{Major: "1", Minor: "37", GitVersion: "v1.37.2"}, ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},
 		Authenticator: authenticator.RequestFunc(func(r *http.Request) (*authenticator.Response, bool, error) {

@@ -50,7 +50,7 @@ data: {a: b}
 		want []string
 	}{
 		{args: "version", want: []string{"Server Version: v1.37.2"}},
-		{args: "api-resources", want: []string{"configmaps                   cm           v1"}},
+		{args: "api-resources", want: []string{"configmaps ", " ConfigMap\n"}},
 		{args: "api-versions", want: []string{"coordination.k8s.io/v1"}},
 		{args: "get namespaces", want: []string{"default", "kube-system", "Active"}},
 		{args: "create -f " + manifest + " " + validate, want: []string{"pod/web created", "service/web created", "configmap/cm created"}},
@@ -68,7 +68,7 @@ data: {a: b}
 		{args: "get pods --field-selector spec.nodeName=nope", want: []string{"No resources found"}},
 		{args: "describe pod web", want: []string{"Name:", "registry.example/web:1"}},
 		{args: "get pods -A --chunk-size=1", want: []string{"web"}},
-		{args: "get --raw /readyz?verbose", want: []string{"[+]watch-caches ok", "readyz check passed"}},
+		{args: "get --raw /readyz?verbose", want: []string{"[+]informer-sync ok", "readyz check passed"}},
 		{args: "get pod nope", fail: true, want: []string{`Error from server (NotFound): pods "nope" not found`}},
 		{args: "create cm cm", fail: true, want: []string{`configmaps "cm" already exists`}},
 		{args: "run y --image=registry.example/y:1 --dry-run=server -o name", want: []string{"pod/y"}},

@@ -1,12 +1,14 @@
 package apiserver
 
 import (
+	"net/http"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	apirequest "k8s.io/apiserver/pkg/endpoints/request"
 )
 
@@ -20,6 +22,7 @@ type metrics struct {
 	events    *prometheus.CounterVec
 	eventSize *prometheus.CounterVec
 	panics    prometheus.Counter
+	access    accessMetrics
 
 	routes sync.Map // routeKey → *routeMetrics: looking up nine labels for every request costs more than the rest
 }
@@ -48,6 +51,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Bytes of events sent to watch clients."}, []string{"group", "version", "resource"}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{Name: "apiserver_request_panics_total", Help: "Number of requests whose handler panicked."}),
 	}
+	m.access = newAccessMetrics(reg)
 	if reg != nil {
 		reg.MustRegister(m.requests, m.durations, m.sizes, m.inflight, m.long, m.events, m.eventSize, m.panics)
 	}
@@ -85,7 +89,7 @@ func keyOf(i *apirequest.RequestInfo) routeKey {
 
 func scopeOf(i *apirequest.RequestInfo) string {
 	switch {
-	case i.Name != "":
+	case i.Name != "", i.Verb == "create":
 		return "resource"
 	case i.Namespace != "":
 		return "namespace"
@@ -119,10 +123,12 @@ func (m *metrics) finish(o *observation, took time.Duration) {
 		return
 	}
 	k := keyOf(i)
-	if o.unknown || o.w.code == 401 || o.w.code == 403 { // names which nobody has confirmed to exist must not become labels
-		if o.server.known(i) == nil {
-			k = routeKey{verb: k.verb}
-		}
+	switch o.w.code {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusServiceUnavailable:
+		o.unknown = true // as far as anybody has said
+	}
+	if o.unknown && o.server.known(i) == nil { // names which nobody has confirmed to exist must not become labels
+		k = routeKey{verb: k.verb}
 	}
 	if strings.Contains(o.r.HTTP.URL.RawQuery, "dryRun") {
 		k.dryRun = true
@@ -153,10 +159,17 @@ func (m *metrics) finish(o *observation, took time.Duration) {
 	c.(prometheus.Counter).Inc()
 }
 
-// watched counts what the watches of one resource send.
-type watched struct{ events, bytes prometheus.Counter }
+// watched counts what the watches of one resource send. Its counters are made by the first of them.
+type watched func() [2]prometheus.Counter
+
+func newWatched(m *metrics, r schema.GroupVersionResource) watched {
+	return sync.OnceValue(func() [2]prometheus.Counter {
+		return [2]prometheus.Counter{m.events.WithLabelValues(r.Group, r.Version, r.Resource), m.eventSize.WithLabelValues(r.Group, r.Version, r.Resource)}
+	})
+}
 
 func (w watched) Events(n, bytes int) {
-	w.events.Add(float64(n))
-	w.bytes.Add(float64(bytes))
+	c := w()
+	c[0].Add(float64(n))
+	c[1].Add(float64(bytes))
 }

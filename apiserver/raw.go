@@ -1,9 +1,8 @@
 package apiserver
 
 import (
-	"context"
-	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"sort"
 	"strings"
@@ -12,24 +11,25 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
-	"wherry.dev/wherry/apiserver/discovery"
+	"wherry.dev/wherry/apiserver/aggregate"
 	"wherry.dev/wherry/apiserver/wire"
 )
 
 // raw serves the paths that are no resources.
 type raw struct {
 	server       *Server
-	discovery    *discovery.Documents
 	metrics      http.Handler
+	merged       aggregate.Merged
 	shuttingDown atomic.Bool
 
 	mu     sync.RWMutex
 	mounts map[string]http.Handler // guarded by mu; by path prefix without trailing slash
 }
 
-func newRaw(s *Server, d *discovery.Documents) *raw {
-	r := &raw{server: s, discovery: d, mounts: map[string]http.Handler{}}
+func newRaw(s *Server) *raw {
+	r := &raw{server: s, mounts: map[string]http.Handler{}}
 	if g := s.config.Gatherer; g != nil {
 		r.metrics = promhttp.HandlerFor(g, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
 	}
@@ -66,7 +66,7 @@ func (r *raw) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	switch first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/"); first {
 	case "api", "apis":
-		r.discovery.ServeHTTP(w, req)
+		r.server.now.Load().discovery().ServeHTTP(w, req)
 	case "version":
 		wire.WriteRawJSON(w, http.StatusOK, r.server.config.Version)
 	case "healthz", "livez", "readyz":
@@ -88,16 +88,22 @@ func (r *raw) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 
 // index lists the paths, as a client that is lost expects.
 func (r *raw) index(w http.ResponseWriter) {
-	paths := []string{"/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"}
-	for gvr := range r.server.served {
+	paths := []string{"/api", "/apis", "/apis/", "/metrics", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/version"}
+	for gvr := range r.server.now.Load().served {
 		if gvr.Group == "" {
 			paths = append(paths, "/api/"+gvr.Version)
 		} else {
 			paths = append(paths, "/apis/"+gvr.Group, "/apis/"+gvr.Group+"/"+gvr.Version)
 		}
 	}
-	for _, c := range r.checks("readyz") {
-		paths = append(paths, "/readyz/"+c.Name)
+	for gv := range r.server.now.Load().foreign {
+		paths = append(paths, "/apis/"+gv.Group, "/apis/"+gv.String())
+	}
+	for _, endpoint := range []string{"healthz", "livez", "readyz"} {
+		paths = append(paths, "/"+endpoint)
+		for _, c := range r.checks(endpoint) {
+			paths = append(paths, "/"+endpoint+"/"+c.Name)
+		}
 	}
 	r.mu.RLock()
 	for p := range r.mounts {
@@ -106,90 +112,6 @@ func (r *raw) index(w http.ResponseWriter) {
 	r.mu.RUnlock()
 	sort.Strings(paths)
 	wire.WriteRawJSON(w, http.StatusOK, map[string]any{"paths": slices.Compact(paths)})
-}
-
-// checks are the questions of one of the health paths.
-func (r *raw) checks(endpoint string) []Check {
-	list := []Check{
-		{Name: "ping", Check: func(context.Context) error { return nil }},
-	}
-	if endpoint == "readyz" {
-		list = append(list,
-			Check{Name: "watch-caches", Check: func(ctx context.Context) error {
-				for prefix, s := range r.server.storage {
-					select {
-					case <-s.Ready():
-					default:
-						return fmt.Errorf("%s has not caught up", prefix)
-					}
-				}
-				return nil
-			}},
-			Check{Name: "shutdown", Check: func(context.Context) error {
-				if r.shuttingDown.Load() {
-					return fmt.Errorf("process is shutting down")
-				}
-				return nil
-			}})
-	}
-	for _, c := range r.server.config.Checks {
-		if endpoint == "readyz" || !c.ReadyOnly {
-			list = append(list, c)
-		}
-	}
-	return list
-}
-
-// healthTimeout bounds one round of checks.
-const healthTimeout = 10 * time.Second
-
-// health answers /livez, /readyz, /healthz and one check of them by name; ?verbose tells each, ?exclude leaves some out.
-func (r *raw) health(w http.ResponseWriter, req *http.Request, endpoint string) {
-	ctx, cancel := context.WithTimeout(req.Context(), healthTimeout)
-	defer cancel()
-	h := w.Header()
-	h.Set("Content-Type", "text/plain; charset=utf-8")
-	h.Set("X-Content-Type-Options", "nosniff")
-	list := r.checks(endpoint)
-	if name, ok := strings.CutPrefix(req.URL.Path, "/"+endpoint+"/"); ok && name != "" {
-		i := slices.IndexFunc(list, func(c Check) bool { return c.Name == name })
-		if i < 0 {
-			notFound(w)
-			return
-		}
-		if err := list[i].Check(ctx); err != nil {
-			http.Error(w, fmt.Sprintf("internal server error: %v", err), http.StatusInternalServerError)
-			return
-		}
-		fmt.Fprint(w, "ok")
-		return
-	}
-	q := req.URL.Query()
-	_, verbose := q["verbose"]
-	var out strings.Builder
-	failed := []string{}
-	for _, c := range list {
-		if slices.Contains(q["exclude"], c.Name) {
-			fmt.Fprintf(&out, "[+]%s excluded: ok\n", c.Name)
-			continue
-		}
-		if err := c.Check(ctx); err != nil {
-			r.server.log.Debug("health check failed", "endpoint", endpoint, "check", c.Name, "error", err)
-			fmt.Fprintf(&out, "[-]%s failed: reason withheld\n", c.Name)
-			failed = append(failed, c.Name)
-			continue
-		}
-		fmt.Fprintf(&out, "[+]%s ok\n", c.Name)
-	}
-	if len(failed) > 0 {
-		http.Error(w, fmt.Sprintf("%s%s check failed", out.String(), endpoint), http.StatusInternalServerError)
-		return
-	}
-	if !verbose {
-		fmt.Fprint(w, "ok")
-		return
-	}
-	fmt.Fprintf(w, "%s%s check passed\n", out.String(), endpoint)
 }
 
 // openAPI serves /openapi/v2, /openapi/v3 and each group's document below it.
@@ -202,7 +124,18 @@ func (r *raw) openAPI(w http.ResponseWriter, req *http.Request) {
 	accept := req.Header.Get("Accept")
 	proto := strings.Contains(accept, "proto-openapi") || strings.Contains(accept, "com.github.proto-openapi.spec")
 	path := strings.Trim(strings.TrimPrefix(req.URL.Path, "/openapi/"), "/")
+	now := r.server.now.Load()
 	switch {
+	case path == "v2" && len(now.foreign) > 0:
+		etag, doc, err := docs.V2JSON()
+		contentType := wire.MediaJSON
+		if proto {
+			contentType = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+		}
+		if err == nil {
+			etag, doc, err = r.merged.V2(req.Context(), etag, doc, now.foreignDocuments(), proto)
+		}
+		r.document(w, req, contentType, etag, doc, true, err)
 	case path == "v2":
 		if proto {
 			etag, doc, err := docs.V2Proto()
@@ -224,9 +157,21 @@ func (r *raw) openAPI(w http.ResponseWriter, req *http.Request) {
 		for p, hash := range paths {
 			index[p] = link{"/openapi/v3/" + p + "?hash=" + hash}
 		}
+		for gv := range now.foreign { // theirs to describe
+			delete(index, "apis/"+gv.String())
+		}
+		if len(now.foreign) > 0 {
+			for p, hash := range aggregate.V3Paths(req.Context(), now.foreignDocuments()) {
+				index[p] = link{"/openapi/v3/" + p + "?hash=" + url.QueryEscape(hash)}
+			}
+		}
 		wire.WriteRawJSON(w, http.StatusOK, map[string]any{"paths": index})
 	case strings.HasPrefix(path, "v3/"):
 		name := strings.TrimPrefix(path, "v3/")
+		if gv, err := schema.ParseGroupVersion(strings.TrimPrefix(name, "apis/")); err == nil && now.foreign[gv] != nil && strings.HasPrefix(name, "apis/") {
+			now.foreign[gv].Handler.ServeHTTP(w, req)
+			return
+		}
 		contentType, get := wire.MediaJSON, docs.V3JSON
 		if proto {
 			contentType, get = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf", docs.V3Proto

@@ -6,8 +6,7 @@ import (
 	"net/http"
 	"time"
 
-	"k8s.io/apiserver/pkg/authentication/user"
-
+	"wherry.dev/wherry/apiserver/audit"
 	"wherry.dev/wherry/apiserver/verbs"
 )
 
@@ -17,19 +16,30 @@ type response struct {
 	code  int
 	wrote bool
 	bytes int
+	audit *audit.Record // nil when the request is not audited
+	begun func()        // nil, or called when the answer begins
+}
+
+// begins notes the code of the answer, once.
+func (w *response) begins(code int) {
+	if !w.wrote {
+		w.code, w.wrote = code, true
+		w.audit.Answering(code)
+		if w.begun != nil {
+			w.begun()
+		}
+	}
 }
 
 func (w *response) WriteHeader(code int) {
-	if !w.wrote && code >= http.StatusOK || code == http.StatusSwitchingProtocols {
-		w.code, w.wrote = code, true
+	if code >= http.StatusOK || code == http.StatusSwitchingProtocols {
+		w.begins(code)
 	}
 	w.ResponseWriter.WriteHeader(code)
 }
 
 func (w *response) Write(b []byte) (int, error) {
-	if !w.wrote {
-		w.code, w.wrote = http.StatusOK, true
-	}
+	w.begins(http.StatusOK)
 	n, err := w.ResponseWriter.Write(b)
 	w.bytes += n
 	return n, err
@@ -41,8 +51,8 @@ func (w *response) Flush() { _ = http.NewResponseController(w.ResponseWriter).Fl
 // Hijack implements http.Hijacker for upgraded connections.
 func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
-	if err == nil && !w.wrote {
-		w.code, w.wrote = http.StatusSwitchingProtocols, true
+	if err == nil {
+		w.begins(http.StatusSwitchingProtocols)
 	}
 	return c, rw, err
 }
@@ -56,8 +66,7 @@ type observation struct {
 	w       *response
 	r       *verbs.Request
 	id      string
-	real    user.Info // who they are, whomever they act as
-	unknown bool      // no such resource: not worth a metric of its own
+	unknown bool // no such resource: not worth a metric of its own
 	aborted bool
 	done    func()
 }
@@ -72,15 +81,7 @@ func (o *observation) finish() {
 	}
 	took := time.Since(o.r.Marks.Received)
 	o.server.metrics.finish(o, took)
-	if audit := o.server.config.Audit; audit != nil && o.r.Info != nil {
-		i := o.r.Info
-		e := AuditEvent{ID: o.id, Received: o.r.Marks.Received, Took: took, User: o.real, Verb: i.Verb, Path: i.Path, UserAgent: o.r.HTTP.UserAgent(), Source: o.r.HTTP.RemoteAddr,
-			Namespace: i.Namespace, Group: i.APIGroup, Resource: i.Resource, Subresource: i.Subresource, Name: i.Name, Code: o.w.code}
-		if o.r.User != o.real {
-			e.Impersonated = o.r.User
-		}
-		audit(e)
-	}
+	o.w.audit.Complete()
 	if o.aborted {
 		panic(http.ErrAbortHandler)
 	}

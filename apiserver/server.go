@@ -8,14 +8,16 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	apirequest "k8s.io/apiserver/pkg/endpoints/request"
 
+	"wherry.dev/wherry/api/kinds"
 	"wherry.dev/wherry/apiserver/allocate"
-	"wherry.dev/wherry/apiserver/discovery"
+	"wherry.dev/wherry/apiserver/flow"
 	"wherry.dev/wherry/apiserver/managed"
 	"wherry.dev/wherry/apiserver/subresources"
 	"wherry.dev/wherry/apiserver/verbs"
@@ -28,80 +30,52 @@ import (
 type Server struct {
 	config       Config
 	log          *slog.Logger
-	served       map[schema.GroupVersionResource]*verbs.Served
-	storage      map[string]store.Resource // by StoragePrefix
+	now          atomic.Pointer[table]        // what is served
+	changing     sync.Mutex                   // held by who makes the next table
+	kindsChanged atomic.Pointer[func()]       // told when the server's own kinds are others
+	unregistered atomic.Pointer[func() error] // says which APIServices of built-in groups are not there yet
+	admit        *verbs.Admission
+	decoder      *wire.Decoder
 	subresources *subresources.Set
 	raw          *raw
-	inflight     *inflight
+	flow         *flow.Controller
 	metrics      *metrics
 	types        *managed.Types
 	claims       *allocate.Services // nil without Services
+	masterLeases store.Resource     // nil where no other server serves the same objects
+	scales       *wire.Type         // prints Scales
 }
 
 // New builds a server: every kind gets its stored side and its verbs. Nothing is listened to, and no goroutine runs, yet.
 func New(c Config) (*Server, error) {
 	c.defaults()
-	s := &Server{config: c, log: c.Log, served: map[schema.GroupVersionResource]*verbs.Served{}, storage: map[string]store.Resource{},
-		inflight: newInflight(c.MaxInflight), metrics: newMetrics(c.Registry), types: &managed.Types{}}
-
-	// Stored sides first: kinds that share a prefix share one.
-	for _, k := range c.Kinds {
-		if k.StoragePrefix == "" || k.Hub != nil || s.storage[k.StoragePrefix] != nil {
-			continue
-		}
-		r, err := c.Storage(k)
-		if err != nil {
-			return nil, fmt.Errorf("open storage of %s: %w", k.GroupVersionResource(), err)
-		}
-		s.storage[k.StoragePrefix] = r
+	s := &Server{config: c, log: c.Log, flow: newFlow(c.MaxInflight), metrics: newMetrics(c.Registry), types: &managed.Types{}, scales: wire.NewType(kinds.Scales()),
+		admit: verbs.NewAdmission(c.Admission, c.Kinds), decoder: wire.NewDecoder()}
+	if c.Registry != nil {
+		c.Registry.MustRegister(s.flow)
 	}
-
-	admit, decoder := verbs.NewAdmission(c.Admission), wire.NewDecoder()
-	for _, k := range c.Kinds {
-		gvr := k.GroupVersionResource()
-		v := &verbs.Served{Kind: k, Type: wire.NewType(k), Store: s.storage[k.StoragePrefix], Managed: map[string]*managed.Manager{"": managed.New(k, "", s.types)},
-			Decoder: decoder, Admit: admit, Trace: c.Trace, Answer: c.Answers[gvr], WatchTimeout: c.WatchTimeout,
-			Watched: watched{s.metrics.events.WithLabelValues(gvr.Group, gvr.Version, gvr.Resource), s.metrics.eventSize.WithLabelValues(gvr.Group, gvr.Version, gvr.Resource)}}
-		if k.StoragePrefix != "" && v.Store == nil {
-			return nil, fmt.Errorf("kind %s is stored as %s under %q, which no kind stores", k.GroupVersionKind, k.Hub.HubIsKind, k.StoragePrefix)
-		}
-		for name := range k.Subresources {
-			v.Managed[name] = managed.New(k, name, s.types)
-		}
-		for _, sub := range k.ConnectSubresources {
-			v.Managed[sub.Name] = managed.New(k, sub.Name, s.types)
-		}
-		s.served[gvr] = v
+	t := &table{kinds: c.Kinds, served: map[schema.GroupVersionResource]*verbs.Served{}, storage: map[string]store.Resource{}, lives: map[schema.GroupVersionResource]*life{}}
+	if err := s.serveKinds(t, c.Kinds); err != nil {
+		return nil, err
+	}
+	s.finishTable(t)
+	s.now.Store(t)
+	if c.Registry != nil {
+		c.Registry.MustRegister(storedMetrics{s})
 	}
 	claims, err := s.newClaims()
 	if err != nil {
 		return nil, err
 	}
 	if s.claims = claims; claims != nil {
-		s.served[corev1.SchemeGroupVersion.WithResource("services")].Claims = claims
+		s.resource(corev1.SchemeGroupVersion.WithResource("services")).Claims = claims
+	}
+	if s.masterLeases, err = s.newMasterLeases(); err != nil {
+		return nil, err
 	}
 	s.subresources = subresources.New(subresources.Config{Resource: s.resource, Issuer: c.Issuer, KubeletTLS: c.KubeletTLS, DialTimeout: 30 * time.Second})
-	address := ""
-	if c.Advertise.IsValid() {
-		address = c.Advertise.String()
-	}
-	s.raw = newRaw(s, discovery.New(c.Kinds, address))
+	s.raw = newRaw(s)
 	return s, nil
-}
-
-func (s *Server) resource(gvr schema.GroupVersionResource) *verbs.Served { return s.served[gvr] }
-
-// known returns the resource that a request is about, nil when there is no such thing.
-func (s *Server) known(i *apirequest.RequestInfo) *verbs.Served {
-	return s.served[schema.GroupVersionResource{Group: i.APIGroup, Version: i.APIVersion, Resource: i.Resource}]
-}
-
-// Storage returns the stored side of a resource, nil when it is not stored. It is for informers in this process.
-func (s *Server) Storage(gvr schema.GroupVersionResource) store.Resource {
-	if v := s.served[gvr]; v != nil && v.Kind.Hub == nil {
-		return v.Store
-	}
-	return nil
 }
 
 // Handler is the whole request path, for requests whose sender is still to be authenticated.
@@ -111,18 +85,6 @@ func (s *Server) Handler() http.Handler {
 
 // Handle serves a path and all below it by h, behind authentication and authorization as a path without a resource.
 func (s *Server) Handle(prefix string, h http.Handler) { s.raw.handle(prefix, h) }
-
-// Ready says whether the server can answer: every watch cache has caught up.
-func (s *Server) Ready(ctx context.Context) error {
-	for prefix, r := range s.storage {
-		select {
-		case <-r.Ready():
-		case <-ctx.Done():
-			return fmt.Errorf("watch cache of %s has not caught up: %w", prefix, ctx.Err())
-		}
-	}
-	return nil
-}
 
 // The time a client has for each step of talking to us; what it does not use is not ours to wait for.
 const (

@@ -170,7 +170,7 @@ func TestServiceClaims(t *testing.T) {
 	if z := must(service("z", nil)); z.Spec.ClusterIP != a.Spec.ClusterIP {
 		t.Errorf("%s, the only free one is %s", z.Spec.ClusterIP, a.Spec.ClusterIP)
 	}
-	if err := w.claims.Repair(ctx, w.storage["services/specs"]); err != nil {
+	if err := w.claims.Repair(ctx, w.now.Load().storage["services/specs"]); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -196,6 +196,13 @@ func TestRenderings(t *testing.T) {
 		t.Fatal(code, body)
 	}
 
+	// What is never stored has no columns.
+	code, _, body = w.raw(t, "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", admin, map[string]string{"Content-Type": "application/json", "Accept": "application/json;as=Table;v=v1;g=meta.k8s.io"},
+		`{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectAccessReview","spec":{"nonResourceAttributes":{"path":"/","verb":"get"}}}`)
+	if code != 406 {
+		t.Fatal(code, body)
+	}
+
 	mc, err := metadata.NewForConfig(w.config(admin))
 	if err != nil {
 		t.Fatal(err)

@@ -44,6 +44,22 @@ type Result struct {
 // connections is how many HTTP/2 connections all workers share at most.
 const connections = 64
 
+// config is what client i connects with.
+func (t Target) config(i int) *rest.Config {
+	c := rest.CopyConfig(t.Config)
+	c.QPS, c.RateLimiter = -1, nil
+	c.UserAgent = fmt.Sprintf("wherry-bench/%d", i)
+	c.ContentType = "application/json"
+	c.AcceptContentTypes = "application/json"
+	if t.Encoding != "json" {
+		c.ContentType = "application/vnd.kubernetes.protobuf"
+		c.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
+	}
+	// A dialler of its own keeps client-go from sharing one cached transport among all.
+	c.Dial = newDialer()
+	return c
+}
+
 // clients makes one client for each worker.
 func (t Target) clients(workers int) ([]kubernetes.Interface, error) {
 	out := make([]kubernetes.Interface, workers)
@@ -52,17 +68,7 @@ func (t Target) clients(workers int) ([]kubernetes.Interface, error) {
 			out[i] = out[i%connections]
 			continue
 		}
-		c := rest.CopyConfig(t.Config)
-		c.QPS, c.RateLimiter = -1, nil
-		c.UserAgent = fmt.Sprintf("wherry-bench/%d", i)
-		c.ContentType = "application/json"
-		c.AcceptContentTypes = "application/json"
-		if t.Encoding != "json" {
-			c.ContentType = "application/vnd.kubernetes.protobuf"
-			c.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
-		}
-		// A dialler of its own keeps client-go from sharing one cached transport among all.
-		c.Dial = newDialer()
+		c := t.config(i)
 		cs, err := kubernetes.NewForConfig(c)
 		if err != nil {
 			return nil, fmt.Errorf("client: %w", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/client-go/util/workqueue"
@@ -17,6 +18,7 @@ type Loop struct {
 	reconcile func(ctx context.Context, key string) error
 	log       *slog.Logger
 	queue     workqueue.TypedRateLimitingInterface[string]
+	measured  atomic.Pointer[measured] // nil: nobody measures
 }
 
 // Back-off of a key that fails, upstream's controllers' defaults.
@@ -33,7 +35,10 @@ func NewLoop(name string, workers int, log *slog.Logger, reconcile func(ctx cont
 }
 
 // Add asks for the key to be reconciled. Safe for concurrent use; never blocks.
-func (l *Loop) Add(key string) { l.queue.Add(key) }
+func (l *Loop) Add(key string) {
+	l.measured.Load().add(key)
+	l.queue.Add(key)
+}
 
 // AddAfter asks for it after a while.
 func (l *Loop) AddAfter(key string, d time.Duration) { l.queue.AddAfter(key, d) }
@@ -45,6 +50,9 @@ func (l *Loop) Run(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
+	m, end := begin(ctx, l.name, l.queue.Len)
+	defer end()
+	l.measured.Store(m)
 	stop := context.AfterFunc(ctx, l.queue.ShutDown)
 	defer stop()
 	var wg sync.WaitGroup
@@ -63,6 +71,9 @@ func (l *Loop) one(ctx context.Context) bool {
 		return false
 	}
 	defer l.queue.Done(key)
+	m := l.measured.Load()
+	m.start(key)
+	defer m.done(key)
 	err := l.reconcile(ctx, key)
 	switch {
 	case err == nil:
@@ -75,6 +86,7 @@ func (l *Loop) one(ctx context.Context) bool {
 			level = slog.LevelWarn
 		}
 		l.log.Log(ctx, level, "reconcile failed; trying again", "controller", l.name, "key", key, "error", err)
+		m.retry()
 		l.queue.AddRateLimited(key)
 	}
 	return true

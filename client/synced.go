@@ -10,7 +10,7 @@ import (
 // Handlers are the event handlers of one controller, removed again together.
 type Handlers struct {
 	remove []func()
-	synced []cache.InformerSynced
+	synced []cache.DoneChecker
 }
 
 // On adds a handler to an informer.
@@ -20,14 +20,14 @@ func (h *Handlers) On(informer cache.SharedIndexInformer, handler cache.Resource
 		return fmt.Errorf("add event handler: %w", err)
 	}
 	h.remove = append(h.remove, func() { _ = informer.RemoveEventHandler(registration) })
-	h.synced = append(h.synced, registration.HasSynced)
+	h.synced = append(h.synced, registration.HasSyncedChecker())
 	return nil
 }
 
 // Sync starts the informers that do not run yet and waits until each handler has seen all that was there; false when ctx ended first.
 func (h *Handlers) Sync(ctx context.Context, s *Set) bool {
 	s.Informers.Start(ctx.Done())
-	return cache.WaitForCacheSync(ctx.Done(), h.synced...)
+	return cache.WaitFor(ctx, "", h.synced...) // which is told, where cache.WaitForCacheSync asks every 100 ms
 }
 
 // Remove takes the handlers away.

@@ -24,6 +24,7 @@ import (
 // RunAgent joins a cluster as a node, with the token at the first start and with the node's own certificate from then on, and runs
 // the node's parts until ctx ends. ready is called once, when the node has joined.
 func RunAgent(ctx context.Context, a Agent, log *slog.Logger, ready func()) (err error) {
+	paceCollector()
 	if err := a.Node.Check(); err != nil {
 		return err
 	}

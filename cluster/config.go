@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"wherry.dev/wherry/kubelet/node"
 )
 
 // Node is what a process with a node's parts must know of its machine and of itself.
@@ -24,6 +26,8 @@ type Node struct {
 	// DrainTimeout bounds the wait of D4 for D3; zero switches the wait off.
 	DrainTimeout time.Duration
 	MaxPods      int
+	// EvictionHard are the thresholds below which the node is under pressure, in upstream's notation; empty for upstream's.
+	EvictionHard string
 
 	Labels map[string]string
 }
@@ -38,19 +42,29 @@ type Network struct {
 
 // Server is a control plane with, unless NoNode is set, a node.
 type Server struct {
-	Name    string // the cluster's
-	Node    Node
-	Network Network
-	Port    int // of the API, on the node's address and loopback
-	NoNode  bool
-	// EtcdEndpoints are those of an external etcd; empty for the embedded one.
-	EtcdEndpoints []string
+	Name      string // the cluster's
+	Node      Node
+	Network   Network
+	Port      int // of the API, on the node's address and loopback
+	NoNode    bool
+	Datastore Datastore
 	// Disable names parts that somebody else runs: scheduler, controllers, proxy, dns.
-	Disable map[string]bool
-	// ListenEtcd also serves etcd's API on a socket in the run directory, for whoever wants to look at the bytes.
-	ListenEtcd bool
-	SANs       []string
+	Disable  map[string]bool
+	SANs     []string
+	Identity Identity
+	Limits   Limits
 }
+
+// Limits are what the API server does at once and for how long; upstream's flags. Zero: upstream's defaults.
+type Limits struct {
+	// MaxRequests and MaxMutatingRequests are added up; FlowSchemas and priority levels share the sum out.
+	MaxRequests, MaxMutatingRequests int
+	// RequestTimeout bounds requests other than watches and streams; MinRequestTimeout is the shortest life of a watch that names none.
+	RequestTimeout, MinRequestTimeout time.Duration
+}
+
+// DefaultLimits are upstream's.
+var DefaultLimits = Limits{MaxRequests: 400, MaxMutatingRequests: 200, RequestTimeout: time.Minute, MinRequestTimeout: 30 * time.Minute}
 
 // Agent is a node that joins.
 type Agent struct {
@@ -109,6 +123,9 @@ func (n Node) Check() error {
 		return fmt.Errorf("node %s: run directory %s has %d characters; sockets below it leave room for 30", n.Name, n.RunDir, len(n.RunDir))
 	case os.Getuid() != 0:
 		return fmt.Errorf("node %s: a node needs root: run it as root, or with sudo", n.Name)
+	}
+	if _, err := node.ParseThresholds(n.EvictionHard); err != nil {
+		return fmt.Errorf("--eviction-hard: %w", err)
 	}
 	return nil
 }

@@ -8,10 +8,12 @@ import (
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/record"
 
+	"wherry.dev/wherry/api/kinds"
 	"wherry.dev/wherry/client"
 	"wherry.dev/wherry/controllers/bootstraptoken"
 	"wherry.dev/wherry/controllers/certificates"
 	"wherry.dev/wherry/controllers/clusterroleaggregation"
+	"wherry.dev/wherry/controllers/disruption"
 	"wherry.dev/wherry/controllers/drain"
 	"wherry.dev/wherry/controllers/endpoints"
 	"wherry.dev/wherry/controllers/endpointslice"
@@ -19,6 +21,7 @@ import (
 	"wherry.dev/wherry/controllers/nodeipam"
 	"wherry.dev/wherry/controllers/nodelifecycle"
 	"wherry.dev/wherry/controllers/podgc"
+	"wherry.dev/wherry/controllers/resourcequota"
 	"wherry.dev/wherry/controllers/serviceaccount"
 )
 
@@ -61,8 +64,15 @@ func (c *controlPlane) runControllers(p *parts) {
 	p.run("clusterrole aggregation controller", func(ctx context.Context) error {
 		return clusterroleaggregation.Run(ctx, clusterroleaggregation.Config{Client: c.controller("clusterrole-aggregation-controller"), Log: log})
 	})
+	budgets := c.controller("disruption-controller")
+	p.run("disruption controller", func(ctx context.Context) error {
+		return disruption.Run(ctx, disruption.Config{Client: budgets, Recorder: recorder("controllermanager", budgets), Log: log})
+	})
 	p.run("podgc controller", func(ctx context.Context) error {
 		return podgc.Run(ctx, podgc.Config{Client: c.controller("pod-garbage-collector"), Log: log})
+	})
+	p.run("resource quota controller", func(ctx context.Context) error {
+		return resourcequota.Run(ctx, resourcequota.Config{Client: c.controller("resourcequota-controller"), Resources: kinds.StoredInNamespaces(kinds.All()), Log: log})
 	})
 }
 

@@ -2,42 +2,32 @@ package cluster
 
 import (
 	"context"
-	"crypto"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
-	"path/filepath"
-	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	clientv3 "go.etcd.io/etcd/client/v3"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	kruntime "k8s.io/apimachinery/pkg/runtime"
-	kversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"wherry.dev/wherry/api/kinds"
 	"wherry.dev/wherry/api/openapi"
-	"wherry.dev/wherry/api/version"
 	"wherry.dev/wherry/apiserver"
 	"wherry.dev/wherry/apiserver/admission"
+	"wherry.dev/wherry/apiserver/audit"
 	"wherry.dev/wherry/apiserver/authn"
 	"wherry.dev/wherry/apiserver/authz"
 	"wherry.dev/wherry/apiserver/authz/policy"
 	"wherry.dev/wherry/apiserver/reviews"
 	"wherry.dev/wherry/client"
-	"wherry.dev/wherry/embedded/etcd"
 	"wherry.dev/wherry/pki"
-	"wherry.dev/wherry/store"
 	"wherry.dev/wherry/trace"
 )
 
@@ -45,24 +35,26 @@ import (
 type controlPlane struct {
 	settings    Server
 	credentials *Credentials
+	measures    *measures
 	log         *slog.Logger
-	etcd        *etcd.Etcd // nil with an external etcd
-	client      *clientv3.Client
-	store       *store.Store
+	store       *datastore
 	api         *apiserver.Server
 	authorizer  *authz.Authorizer
 	issuer      *authn.Issuer
+	audit       *audit.Auditor // nil when nothing is audited
+	jwts        *authn.JWTs    // nil without token providers
 	collector   *trace.Collector
 	exports     chan trace.Span // nil when nothing is exported
 	listener    net.Listener
 	local       net.Listener
+	seeded      chan struct{} // closed when every object is there that a cluster has from its start
 	// masters acts as the server itself; its informers are the ones that every part of the process shares.
 	masters *client.Set
 }
 
-// startControlPlane opens etcd and builds the API server. It is the C1 to C5 part of the story; nothing is served yet.
-func startControlPlane(ctx context.Context, s Server, credentials *Credentials, log *slog.Logger) (_ *controlPlane, err error) {
-	c := &controlPlane{settings: s, credentials: credentials, log: log}
+// startControlPlane opens the store and builds the API server. It is the C1 to C5 part of the story; nothing is served yet.
+func startControlPlane(ctx context.Context, s Server, credentials *Credentials, m *measures, log *slog.Logger) (_ *controlPlane, err error) {
+	c := &controlPlane{settings: s, credentials: credentials, measures: m, log: log, seeded: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			c.close()
@@ -72,10 +64,9 @@ func startControlPlane(ctx context.Context, s Server, credentials *Credentials, 
 	if err := c.listen(); err != nil {
 		return nil, err
 	}
-	if err := c.openEtcd(ctx); err != nil {
+	if c.store, err = openDatastore(ctx, s, serverID(s.Node.Name), m.etcd, log); err != nil {
 		return nil, err
 	}
-	c.store = store.Open(store.Config{Client: c.client, SoleWriter: c.etcd != nil, Log: log.With("part", "store")})
 	if trace.ExportWanted() {
 		c.exports = make(chan trace.Span, trace.ExportQueue)
 	}
@@ -100,86 +91,54 @@ func (c *controlPlane) listen() error {
 	return err
 }
 
-func (c *controlPlane) openEtcd(ctx context.Context) error {
-	if len(c.settings.EtcdEndpoints) > 0 {
-		client, err := clientv3.New(clientv3.Config{Endpoints: c.settings.EtcdEndpoints, DialTimeout: 5 * time.Second, Context: context.WithoutCancel(ctx)})
-		if err != nil {
-			return fmt.Errorf("connect to etcd at %s: %w", strings.Join(c.settings.EtcdEndpoints, ","), err)
-		}
-		c.client = client
-		return nil
-	}
-	config := etcd.Config{Dir: c.settings.Node.EtcdDir(), Log: c.log.With("part", "etcd")}
-	if c.settings.ListenEtcd {
-		config.Listen = filepath.Join(c.settings.Node.RunDir, "etcd.sock")
-	}
-	var err error
-	if c.etcd, err = etcd.Start(ctx, config); err != nil {
-		return err
-	}
-	c.client = c.etcd.Client()
-	return nil
-}
-
-// storage opens the stored side of one kind.
-func (c *controlPlane) storage(k *kinds.Kind) (store.Resource, error) {
-	config := store.ResourceConfig{Prefix: k.StoragePrefix, Namespaced: k.Namespaced, GroupResource: k.GroupVersionResource().GroupResource(), Kind: k.GroupVersionKind, TTL: k.TTL}
-	if k.StoragePrefix == "pods" {
-		// Every kubelet watches its own pods.
-		config.IndexField = "spec.nodeName"
-		config.Index = func(o kruntime.Object) string {
-			if pod, ok := o.(*corev1.Pod); ok {
-				return pod.Spec.NodeName
-			}
-			return ""
-		}
-	}
-	return c.store.Resource(config), nil
-}
-
 func (c *controlPlane) buildAPIServer(ctx context.Context) error {
 	keys, network := c.credentials.PKI, c.settings.Network
-	issuerURL := "https://kubernetes.default.svc." + network.ClusterDomain
-	lookup := &authn.Lookup{}
-	accounts, err := authn.NewServiceAccounts(authn.ServiceAccountConfig{
-		Issuers: []string{issuerURL}, Audiences: []string{issuerURL}, Keys: []crypto.PublicKey{keys.ServiceAccountSigner().Public()}, Lookup: lookup,
-	})
+	who, err := c.buildIdentity(ctx)
 	if err != nil {
 		return err
 	}
-	c.issuer, err = authn.NewIssuer(authn.IssuerConfig{URL: issuerURL, Audiences: []string{issuerURL}, Key: keys.ServiceAccountSigner(), Lookup: lookup})
-	if err != nil {
-		return err
-	}
-	authenticator, err := authn.New(authn.Config{
-		ClientCAs: keys.CAPool, ServiceAccounts: accounts, BootstrapTokens: lookup, Anonymous: authn.AnonymousPaths(),
-	})
-	if err != nil {
-		return err
-	}
-	c.authorizer = authz.New(authz.Config{})
-	plugins, err := admission.New(admission.Config{Authorizer: c.authorizer, Rules: c.authorizer})
-	if err != nil {
-		return err
-	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	info := versionInfo()
+	c.jwts = who.jwts
 	all := kinds.All()
+	c.authorizer = authz.New(authz.Config{Served: kinds.Served(all)})
+	may := c.settings.Identity.Authorization
+	may.Log = c.log.With("part", "authorization")
+	if err := c.authorizer.Configure(may); err != nil {
+		return err
+	}
+	plugins, err := admission.New(admission.Config{Authorizer: c.authorizer, Rules: c.authorizer, Served: kinds.Served(all)})
+	if err != nil {
+		return err
+	}
+	if c.audit, err = audit.New(c.settings.Identity.Audit); err != nil {
+		return err
+	}
+	if err := c.audit.Start(); err != nil {
+		return err
+	}
+	published, err := trust(keys.Pairs(), c.settings.Identity.Authentication)
+	if err != nil {
+		return err
+	}
+	info := versionInfo()
 	c.api, err = apiserver.New(apiserver.Config{
-		Kinds: all, Storage: c.storage, Authenticator: authenticator, Authorizer: c.authorizer, Admission: plugins.Plugins(),
-		Answers: reviews.New(reviews.Config{Tokens: authenticator.Token(), Authorizer: c.authorizer, Rules: c.authorizer, Audiences: []string{issuerURL}}), Issuer: c.issuer,
-		ServiceCIDRs: []netip.Prefix{network.ServiceCIDR}, Advertise: netip.AddrPortFrom(c.settings.Node.IP, uint16(c.settings.Port)),
-		TLS: keys.ServerTLS(), KubeletTLS: keys.KubeletClientTLS(), Version: info, OpenAPI: openapi.New(all, info.GitVersion),
-		Checks: []apiserver.Check{{Name: "etcd", Check: c.checkEtcd}},
-		Trace:  c.collector, Registry: registry, Gatherer: registry, Log: c.log.With("part", "apiserver"),
+		Kinds: all, Storage: apiserver.Storage(c.store.Store), Authenticator: who.authenticator, Authorizer: c.authorizer, Admission: plugins.Plugins(),
+		Answers: reviews.New(reviews.Config{Tokens: who.authenticator.Token(), Authorizer: c.authorizer, Rules: c.authorizer, Audiences: who.audiences}), Issuer: c.issuer,
+		ServiceCIDRs: []netip.Prefix{network.ServiceCIDR}, Advertise: c.settings.advertise(),
+		TLS: who.hint(keys.ServerTLS()), KubeletTLS: keys.KubeletClientTLS(), Version: info, OpenAPI: openapi.New(all, info.GitVersion),
+		ProxyCertificate: keys.FrontProxyCertificate, Trust: published,
+		ID: serverID(c.settings.Node.Name), Host: c.settings.Node.Name, Shared: c.settings.Datastore.external(),
+		Checks: c.checks(),
+		Audit:  c.audit, MaxInflight: c.settings.Limits.MaxRequests + c.settings.Limits.MaxMutatingRequests,
+		RequestTimeout: c.settings.Limits.RequestTimeout, WatchTimeout: c.settings.Limits.MinRequestTimeout,
+		Trace: c.collector, Registry: c.measures.registry, Gatherer: c.measures.registry, Log: c.log.With("part", "apiserver"),
 	})
 	if err != nil {
 		return fmt.Errorf("build API server: %w", err)
 	}
 	c.api.Handle(strings.TrimSuffix(trace.Prefix, "/"), c.collector)
 	c.api.Handle("/debug/pprof", profiling())
-	discovery, err := accounts.OpenIDHandlers(c.settings.URL())
+	c.api.Handle(SnapshotPath, http.HandlerFunc(c.store.serveSnapshot))
+	discovery, err := who.accounts.OpenIDHandlers(c.settings.URL())
 	if err != nil {
 		return err
 	}
@@ -187,19 +146,36 @@ func (c *controlPlane) buildAPIServer(ctx context.Context) error {
 		c.api.Handle(path, handler)
 	}
 
-	c.masters = c.api.InProcess(&user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}})
-	lookup.Initialize(c.masters)
+	c.masters = c.api.InProcess(masterUser())
+	who.lookup.Initialize(c.masters)
 	if err := c.authorizer.Initialize(ctx, c.masters); err != nil {
 		return err
 	}
-	return plugins.Initialize(c.masters)
+	return plugins.Initialize(ctx, c.masters)
 }
 
-func (c *controlPlane) checkEtcd(ctx context.Context) error {
-	if _, err := c.client.Get(ctx, "health"); err != nil {
-		return errors.New("etcd does not answer")
+// masterUser is the server itself, as its own client.
+func masterUser() user.Info {
+	return &user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}}
+}
+
+// checks are what /livez and /readyz ask besides the API server itself.
+func (c *controlPlane) checks() []apiserver.Check {
+	checks := []apiserver.Check{{Name: "etcd", Check: c.store.check}, {Name: "first-objects", Check: c.checkSeeded, ReadyOnly: true}}
+	if c.store.encryption != nil {
+		checks = append(checks, apiserver.Check{Name: "kms-providers", Check: c.store.checkEncryption})
 	}
-	return nil
+	return checks
+}
+
+// checkSeeded keeps clients away until the first objects are there: who is told that the API is ready counts on its namespaces and roles.
+func (c *controlPlane) checkSeeded(context.Context) error {
+	select {
+	case <-c.seeded:
+		return nil
+	default:
+		return errors.New("the cluster's first objects are being written")
+	}
 }
 
 // as returns the API as another identity sees it, over the informers that all parts share.
@@ -224,6 +200,11 @@ func (c *controlPlane) serve(p *parts) error {
 	if c.exports != nil {
 		p.run("trace export", func(ctx context.Context) error { return trace.Export(ctx, c.exports, c.log) })
 	}
+	p.run("authorization configuration", c.authorizer.Follow)
+	if c.jwts != nil {
+		p.run("token providers", c.jwts.Follow)
+	}
+	c.store.run(p, c.settings)
 	c.masters.Informers.Start(p.ctx.Done())
 	ctx, cancel := context.WithTimeout(p.ctx, startTimeout)
 	defer cancel()
@@ -232,7 +213,11 @@ func (c *controlPlane) serve(p *parts) error {
 	case <-ctx.Done():
 		return fmt.Errorf("the API server is not ready after %v: %w", startTimeout, context.Cause(ctx))
 	}
-	return c.seed(ctx)
+	if err := c.seed(ctx); err != nil {
+		return err
+	}
+	close(c.seeded)
+	return nil
 }
 
 // startTimeout bounds a start over a large store on a slow disk.
@@ -246,7 +231,7 @@ func (c *controlPlane) seed(ctx context.Context) error {
 		func(ctx context.Context) error {
 			return admission.EnsureSystemPriorityClasses(ctx, c.masters.Kubernetes)
 		},
-		c.seedToken, c.seedNetwork, c.seedClusterInfo,
+		c.seedToken, c.seedNetwork, c.seedClusterInfo, c.seedTokenTracking,
 	}
 	errs := make([]error, len(steps))
 	var group sync.WaitGroup
@@ -285,6 +270,17 @@ func (c *controlPlane) seedClusterInfo(ctx context.Context) error {
 	return nil
 }
 
+// seedTokenTracking says since when the use of tokens in Secrets is written down: upstream's controller takes none for unused before a year of that.
+func (c *controlPlane) seedTokenTracking(ctx context.Context) error {
+	since := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: "kube-apiserver-legacy-service-account-token-tracking"},
+		Data: map[string]string{"since": time.Now().UTC().Format(time.DateOnly)}}
+	_, err := c.masters.Kubernetes.CoreV1().ConfigMaps(since.Namespace).Create(ctx, since, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("record the start of token tracking: %w", err)
+	}
+	return nil
+}
+
 // close ends what startControlPlane began, in reverse.
 func (c *controlPlane) close() {
 	for _, l := range []net.Listener{c.listener, c.local} {
@@ -292,27 +288,8 @@ func (c *controlPlane) close() {
 			_ = l.Close()
 		}
 	}
+	c.audit.Close() // after the last request
 	if c.store != nil {
-		c.store.Close()
+		c.store.close()
 	}
-	switch {
-	case c.etcd != nil:
-		if err := c.etcd.Close(); err != nil {
-			c.log.Warn("close etcd", "error", err)
-		}
-	case c.client != nil:
-		_ = c.client.Close()
-	}
-}
-
-// versionInfo is what /version says.
-func versionInfo() kversion.Info {
-	parts := strings.SplitN(strings.TrimPrefix(version.Kubernetes, "v"), ".", 3)
-	for len(parts) < 2 {
-		parts = append(parts, "0")
-	}
-	if _, err := strconv.Atoi(parts[1]); err != nil {
-		parts[1] = "0"
-	}
-	return kversion.Info{Major: parts[0], Minor: parts[1], GitVersion: version.Kubernetes, GitTreeState: "clean", GoVersion: runtime.Version(), Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH}
 }

@@ -56,6 +56,15 @@ func (s Server) URL() string {
 	return "https://" + netip.AddrPortFrom(s.Node.IP, uint16(s.Port)).String()
 }
 
+// advertise is where pods find the server by the Service default/kubernetes. A server on loopback is nobody's but this machine's: pods have a
+// loopback of their own, and no endpoint may name it.
+func (s Server) advertise() netip.AddrPort {
+	if s.Node.IP.IsLoopback() {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(s.Node.IP, uint16(s.Port))
+}
+
 func firstAddress(p netip.Prefix) netip.Addr { return p.Masked().Addr().Next() }
 
 // ensureJoinToken reads the token, or makes it so that a crash leaves none or a whole one.

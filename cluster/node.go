@@ -15,6 +15,7 @@ import (
 	"wherry.dev/wherry/embedded/images"
 	"wherry.dev/wherry/embedded/programs"
 	"wherry.dev/wherry/kubelet"
+	"wherry.dev/wherry/kubelet/node"
 	"wherry.dev/wherry/network/ack"
 	"wherry.dev/wherry/network/cni"
 	"wherry.dev/wherry/network/routes"
@@ -118,6 +119,10 @@ func (n *nodeParts) run(p *parts) error {
 	}
 	n.runNetwork(p)
 	drain := n.node.DrainTimeout
+	eviction, err := node.ParseThresholds(n.node.EvictionHard)
+	if err != nil {
+		return err
+	}
 	p.run("kubelet", func(ctx context.Context) error {
 		return kubelet.Run(ctx, kubelet.Config{
 			NodeName: n.node.Name, Client: n.kubelet, HostIPs: []string{n.node.IP.String()},
@@ -125,7 +130,7 @@ func (n *nodeParts) run(p *parts) error {
 			ClusterDNS: []string{n.network.ClusterDNS.String()}, ClusterDomain: n.network.ClusterDomain, ResolvConf: "/etc/resolv.conf",
 			DrainTimeout: &drain, Preloaded: preloaded,
 			Node: kubelet.NodeConfig{
-				Labels: n.node.Labels, Version: version.Kubernetes, MaxPods: int64(n.node.MaxPods), OnPodCIDRs: n.configureCNI,
+				Labels: n.node.Labels, Version: version.Kubernetes, MaxPods: int64(n.node.MaxPods), Eviction: &eviction, OnPodCIDRs: n.configureCNI,
 				Ready: func() { n.log.Info("node is Ready", "node", n.node.Name) },
 			},
 			Server: &kubelet.ServerConfig{ClientCAs: n.clientCAs, Address: netip.AddrPortFrom(n.node.IP, kubeletPort).String()},
@@ -158,7 +163,8 @@ func (n *nodeParts) runNetwork(p *parts) {
 	if !n.disable["dns"] {
 		progress := tracker.Party()
 		p.run("dns", func(ctx context.Context) error {
-			return dns.Run(ctx, dns.Config{Client: n.shared, ClusterDNS: []netip.Addr{n.network.ClusterDNS}, ClusterDomain: n.network.ClusterDomain, Progress: progress, Log: n.log.With("part", "dns")})
+			return dns.Run(ctx, dns.Config{Client: n.shared, ClusterDNS: []netip.Addr{n.network.ClusterDNS}, ClusterDomain: n.network.ClusterDomain, Progress: progress,
+				Events: recordEvents(p, "dns", n.shared), Log: n.log.With("part", "dns")})
 		})
 	}
 	if acknowledging {

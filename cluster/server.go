@@ -19,6 +19,7 @@ import (
 // RunServer runs a server until ctx ends or a part of it ends. ready is called once, when the API is served and its own
 // parts run; the node follows a moment later. Containers, and the containerd that holds them, outlive it.
 func RunServer(ctx context.Context, s Server, log *slog.Logger, ready func()) (err error) {
+	paceCollector()
 	if err := s.Node.Check(); err != nil {
 		return err
 	}
@@ -31,7 +32,8 @@ func RunServer(ctx context.Context, s Server, log *slog.Logger, ready func()) (e
 	if err != nil {
 		return err
 	}
-	p := newParts(ctx, log)
+	m := newMeasures()
+	p := newParts(m.loops.Measuring(ctx), log)
 	defer func() {
 		if stopped := p.stop(); err == nil {
 			err = stopped
@@ -43,7 +45,7 @@ func RunServer(ctx context.Context, s Server, log *slog.Logger, ready func()) (e
 	if !s.NoNode {
 		go func() { runtime <- startRuntime(p.ctx, s.Node, log.With("part", "containerd")) }()
 	}
-	plane, err := startControlPlane(p.ctx, s, credentials, log)
+	plane, err := startControlPlane(p.ctx, s, credentials, m, log)
 	if err != nil {
 		return err
 	}
@@ -58,11 +60,13 @@ func RunServer(ctx context.Context, s Server, log *slog.Logger, ready func()) (e
 		return err
 	}
 	if !s.Disable["controllers"] {
-		plane.runControllers(p)
+		plane.lead(p, "controllers", controllersLease, (*controlPlane).runControllers)
 	}
 	if !s.Disable["scheduler"] {
-		p.run("scheduler", func(ctx context.Context) error {
-			return scheduler.Run(ctx, scheduler.Config{Client: plane.as(pki.UserScheduler), Trace: plane.collector, Log: log.With("part", "scheduler")})
+		plane.lead(p, "scheduler", schedulerLease, func(plane *controlPlane, p *parts) {
+			p.run("scheduler", func(ctx context.Context) error {
+				return scheduler.Run(ctx, scheduler.Config{Client: plane.as(pki.UserScheduler), Trace: plane.collector, Log: log.With("part", "scheduler")})
+			})
 		})
 	}
 	p.run("certificate renewal", plane.renewCertificates)
@@ -101,7 +105,33 @@ func (n Node) claim() (release func(), err error) {
 			return nil, fmt.Errorf("make the node's directories: %w", err)
 		}
 	}
+	need := uint64(firstSpace)
+	if _, err := os.Stat(n.BinDir()); err == nil {
+		need = leastSpace
+	}
+	if err := checkSpace(n.DataDir, need); err != nil {
+		return nil, err
+	}
 	return lockDirectory(n.DataDir)
+}
+
+// What a start takes of the disk, in bytes. At the first, etcd lays out 64 MB of its log ahead, and the unpacked programs are as much; a later one
+// finds both. What runs into a full disk afterwards stops with an error; etcd at its start panics.
+const (
+	firstSpace = 128 << 20
+	leastSpace = 16 << 20
+)
+
+// checkSpace says whether a directory's file system has room for so many bytes.
+func checkSpace(dir string, need uint64) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("look for free space in data directory %s: %w", dir, err)
+	}
+	if free := st.Bavail * uint64(st.Bsize); free < need {
+		return fmt.Errorf("data directory %s has %d MiB of free space: make it at least %d MiB, or choose another --data-dir", dir, free>>20, need>>20)
+	}
+	return nil
 }
 
 // lockDirectory keeps two processes from working on one directory. The lock goes with the process, however it ends.

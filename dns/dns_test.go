@@ -290,8 +290,9 @@ func TestServer(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ready, done := make(chan struct{}), make(chan error, 1)
 	var r reached
+	told := make(events, 10)
 	go func() {
-		done <- Run(ctx, Config{Client: set, ClusterDNS: at, Upstreams: []string{pc.LocalAddr().String()}, Progress: &r, Ready: func() { close(ready) }})
+		done <- Run(ctx, Config{Client: set, Events: told, ClusterDNS: at, Upstreams: []string{pc.LocalAddr().String()}, Progress: &r, Ready: func() { close(ready) }})
 	}()
 	defer func() {
 		cancel()
@@ -391,6 +392,83 @@ func TestServer(t *testing.T) {
 		}
 	}
 	want(pod, "udp", "db.ns.svc.cluster.local.", dns.TypeA, "NOERROR 10.244.0.11")
+
+	// Another Corefile: kubeadm's, with a name of its own.
+	until := func(name, answer string) {
+		t.Helper()
+		var got string
+		for deadline := time.Now().Add(5 * time.Second); got != answer; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: %q after 5 s; want %q", name, got, answer)
+			}
+			got, _ = query(pod, "udp", "10.96.0.10:53", name, dns.TypeA)
+		}
+	}
+	configMaps := api.CoreV1().ConfigMaps("kube-system")
+	configMap := func(corefile string) *corev1.ConfigMap {
+		return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "coredns", Namespace: "kube-system"}, Data: map[string]string{"Corefile": corefile}}
+	}
+	own := ".:53 {\n errors\n health {\n  lameduck 5s\n }\n ready\n kubernetes cluster.local in-addr.arpa ip6.arpa {\n  pods insecure\n  ttl 30\n }\n" +
+		" hosts {\n  192.0.2.99 stub.example\n  fallthrough\n }\n cache 30\n loop\n reload\n loadbalance\n}\n"
+	if _, err := configMaps.Create(ctx, configMap(own), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	until("stub.example.", "NOERROR 192.0.2.99")
+	want(pod, "tcp", "web.ns.svc.cluster.local.", dns.TypeA, "NOERROR 10.96.0.7")
+	if got, err := query(pod, "udp", "10.244.0.1:53", "stub.example.", dns.TypeA); err == nil {
+		t.Errorf("a Corefile without bind is served at the node's other addresses: %q", got)
+	}
+	// Bad ones change nothing, and it is said why.
+	for _, bad := range []string{".:53 {\n nonsense\n}\n", ".:53 {\n hosts {\n", ".:53 {\n bind 203.0.113.200\n}\n"} {
+		if _, err := configMaps.Update(ctx, configMap(bad), metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case what := <-told:
+			if !strings.Contains(what, "coredns Warning BadCorefile ") || !strings.Contains(what, "served on") {
+				t.Errorf("told of %q: %s", bad, what)
+			}
+		case <-time.After(5 * time.Second):
+			t.Errorf("nothing is told of %q", bad)
+		}
+		want(pod, "udp", "stub.example.", dns.TypeA, "NOERROR 192.0.2.99")
+		want(pod, "tcp", "web.ns.svc.cluster.local.", dns.TypeA, "NOERROR 10.96.0.7")
+	}
+	if _, err := configMaps.Update(ctx, configMap(strings.ReplaceAll(own, "192.0.2.99", "192.0.2.98")), metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	until("stub.example.", "NOERROR 192.0.2.98")
+	if err := configMaps.Delete(ctx, "coredns", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	until("stub.example.", "NXDOMAIN ") // the upstream's answer, by the built-in Corefile
+}
+
+// events are told to a test.
+type events chan string
+
+func (e events) Eventf(about runtime.Object, kind, reason, format string, args ...any) {
+	e <- about.(metav1.Object).GetName() + " " + kind + " " + reason + " " + fmt.Sprintf(format, args...)
+}
+
+func TestBind(t *testing.T) {
+	at := []netip.Addr{netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00:96::10")}
+	for _, c := range []struct{ in, want string }{
+		{".:53 {\n errors\n}\n", ".:53 { bind 10.96.0.10 fd00:96::10\nerrors\n}\n"},
+		{"# names\n\n.:53 {\n\n cache\n errors\n}\n", "\n\n\n.:53 { bind 10.96.0.10 fd00:96::10\ncache\nerrors\n}\n"},
+		{".:53 {\n bind 192.0.2.1\n}\n", ".:53 {\nbind 192.0.2.1\n}\n"},
+		{"a.example b.example {\n hosts {\n  192.0.2.1 a\n }\n}\n(s) {\n log\n}\n.:53 {\n import s\n template IN A \"# a\" {\n  answer \"{{ .Name }} \\\"x\\\"\"\n }\n}\n",
+			"a.example b.example { bind 10.96.0.10 fd00:96::10\nhosts {\n192.0.2.1 a\n}\n}\n.:53 { bind 10.96.0.10 fd00:96::10\nlog\n\n\n\ntemplate IN A \"# a\" {\nanswer \"{{ .Name }} \\\"x\\\"\"\n}\n}\n"},
+	} {
+		if got, err := coredns.Bind(c.in, at); err != nil || got != c.want {
+			t.Errorf("%s\ngives %v\n%s\nwant\n%s", c.in, err, got, c.want)
+		}
+	}
+	for _, bad := range []string{"", ".:53 {\n"} {
+		if got, err := coredns.Bind(bad, at); err == nil {
+			t.Errorf("%q gives %q", bad, got)
+		}
+	}
 }
 
 func TestCorefile(t *testing.T) {
@@ -399,13 +477,13 @@ func TestCorefile(t *testing.T) {
 	os.WriteFile(resolv, []byte("nameserver 10.96.0.10\nnameserver 192.0.2.53\nnameserver 2001:db8::53\n"), 0o600)
 	c := Config{ClusterDNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")}, ResolvConf: resolv}
 	c.setDefaults()
-	got, err := c.corefile()
-	if err != nil || !strings.Contains(got, "forward . 192.0.2.53:53 [2001:db8::53]:53 {") || !strings.Contains(got, "bind 10.96.0.10\n") {
-		t.Errorf("%v:\n%s", err, got)
+	got := c.corefile()
+	if !strings.Contains(got, "forward . 192.0.2.53:53 [2001:db8::53]:53 {") || !strings.Contains(got, "bind 10.96.0.10\n") {
+		t.Errorf("\n%s", got)
 	}
 	c.Upstreams = []string{}
-	if got, err := c.corefile(); err != nil || strings.Contains(got, "forward .") {
-		t.Errorf("%v:\n%s", err, got)
+	if got := c.corefile(); strings.Contains(got, "forward .") {
+		t.Errorf("\n%s", got)
 	}
 	for _, bad := range []string{".:1053 {\n kubernetes in-addr.arpa\n}\n", ".:1053 {\n kubernetes cluster.local {\n  pods verified\n }\n}\n",
 		".:1053 {\n kubernetes cluster.local {\n  ttl 99999\n }\n}\n", ".:1053 {\n nonsense\n}\n"} {

@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"text/template"
 
 	"github.com/google/nftables"
 	"github.com/miekg/dns"
@@ -21,7 +20,6 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"wherry.dev/wherry/client"
-	"wherry.dev/wherry/embedded/coredns"
 	"wherry.dev/wherry/network/nft"
 )
 
@@ -38,8 +36,8 @@ type Config struct {
 	Upstreams []string
 	// ResolvConf is where nil Upstreams are read; default /etc/resolv.conf, or systemd-resolved's own where that names only the local stub.
 	ResolvConf string
-	// Corefile replaces the built-in one; it must bind ClusterDNS itself.
-	Corefile string
+	// Events hears of a Corefile in the ConfigMap kube-system/coredns that cannot be served; may be nil.
+	Events Events
 	// Table is the nftables table (family inet) that keeps queries out of conntrack; default DefaultTable.
 	Table string
 	// Progress hears how far DNS has come; may be nil.
@@ -85,7 +83,7 @@ func Run(ctx context.Context, c Config) error {
 	if err := addIndexes(services, slices); err != nil {
 		return fmt.Errorf("index services and endpoints: %w", err)
 	}
-	if !cache.WaitForCacheSync(ctx.Done(), services.HasSynced, slices.HasSynced) {
+	if !cache.WaitFor(ctx, "", services.HasSyncedChecker(), slices.HasSyncedChecker()) {
 		return fmt.Errorf("wait for services and endpoints: %w", ctx.Err())
 	}
 	if err := listenLocally(c.ClusterDNS); err != nil {
@@ -94,15 +92,16 @@ func Run(ctx context.Context, c Config) error {
 	if err := untrack(c.Table, c.ClusterDNS); err != nil {
 		return err
 	}
-	corefile := c.Corefile
-	if corefile == "" {
-		var err error
-		if corefile, err = c.corefile(); err != nil {
-			return err
-		}
-	}
-	server, err := coredns.Start(corefile, &names{services: services.GetIndexer(), slices: slices.GetIndexer(), self: c.ClusterDNS})
+	f, err := newCorefiles(&c, &names{services: services.GetIndexer(), slices: slices.GetIndexer(), self: c.ClusterDNS})
 	if err != nil {
+		return fmt.Errorf("watch the Corefile: %w", err)
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	wg.Go(func() { f.informer.RunWithContext(watching) })
+	if err := f.start(ctx); err != nil {
 		return err
 	}
 	if c.Progress != nil {
@@ -111,7 +110,7 @@ func Run(ctx context.Context, c Config) error {
 		p := &progress{to: c.Progress, reached: listed}
 		reg, err := slices.AddEventHandler(p)
 		if err != nil {
-			return errors.Join(fmt.Errorf("listen to endpoints: %w", err), server.Stop(ctx))
+			return errors.Join(fmt.Errorf("listen to endpoints: %w", err), f.server.Stop(ctx))
 		}
 		defer func() { _ = slices.RemoveEventHandler(reg) }()
 		c.Progress.Reached(listed, false)
@@ -119,8 +118,14 @@ func Run(ctx context.Context, c Config) error {
 	if c.Ready != nil {
 		c.Ready()
 	}
-	<-ctx.Done()
-	return server.Stop(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return f.server.Stop(ctx)
+		case <-f.changed:
+			f.follow()
+		}
+	}
 }
 
 // progress reports each EndpointSlice event's revision.
@@ -156,29 +161,38 @@ func (p *progress) OnAdd(obj any, _ bool) { p.event(obj) }
 func (p *progress) OnUpdate(_, obj any)   { p.event(obj) }
 func (p *progress) OnDelete(obj any)      { p.event(obj) }
 
-// builtIn is kubeadm's Corefile, less what a server inside a node's process does not need (health, ready, prometheus, reload, loop). The cluster's own names
+// builtIn is the Corefile of a cluster without the ConfigMap: kubeadm's Corefile, less what a server inside a node's process does not need (health, ready, prometheus, reload, loop). The cluster's own names
 // are not cached: they come from memory, and a cached one would outlive its endpoint.
-var builtIn = template.Must(template.New("Corefile").Parse(`.:{{.Port}} {
-	bind{{range .Addresses}} {{.}}{{end}}
+func builtIn(domain string, addresses []netip.Addr, upstreams []string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, ".:%d {\n\tbind", port)
+	for _, a := range addresses {
+		fmt.Fprintf(&b, " %s", a)
+	}
+	fmt.Fprintf(&b, `
 	errors
-	kubernetes {{.Domain}} in-addr.arpa ip6.arpa {
+	kubernetes %s in-addr.arpa ip6.arpa {
 		pods insecure
 		fallthrough in-addr.arpa ip6.arpa
 	}
-{{- if .Upstreams}}
-	forward .{{range .Upstreams}} {{.}}{{end}} {
+`, domain)
+	if len(upstreams) > 0 {
+		fmt.Fprintf(&b, `	forward . %s {
 		max_concurrent 1000
 	}
-{{- end}}
-	cache 30 {
-		disable success {{.Domain}}
-		disable denial {{.Domain}}
+`, strings.Join(upstreams, " "))
+	}
+	fmt.Fprintf(&b, `	cache 30 {
+		disable success %[1]s
+		disable denial %[1]s
 	}
 	loadbalance
 }
-`))
+`, domain)
+	return b.String()
+}
 
-func (c *Config) corefile() (string, error) {
+func (c *Config) corefile() string {
 	upstreams := c.Upstreams
 	if upstreams == nil {
 		upstreams = machineResolvers(c.ResolvConf, c.ClusterDNS)
@@ -186,12 +200,7 @@ func (c *Config) corefile() (string, error) {
 			c.Log.Info("the machine names no DNS server; only the cluster's own names are answered")
 		}
 	}
-	var b strings.Builder
-	err := builtIn.Execute(&b, map[string]any{"Port": port, "Addresses": c.ClusterDNS, "Domain": c.ClusterDomain, "Upstreams": upstreams})
-	if err != nil {
-		return "", fmt.Errorf("write Corefile: %w", err)
-	}
-	return b.String(), nil
+	return builtIn(c.ClusterDomain, c.ClusterDNS, upstreams)
 }
 
 // machineResolvers are the machine's DNS servers, without this server and without a local stub, which would be asked from a place where it

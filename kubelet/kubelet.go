@@ -176,7 +176,7 @@ func (k *kubelet) run(ctx context.Context) error {
 	defer events.stop()
 
 	services := c.Client.Informers.Core().V1().Services()
-	synced := services.Informer().HasSynced
+	synced := services.Informer().HasSyncedChecker()
 	lister := services.Lister()
 	c.Client.Informers.Start(ctx.Done())
 
@@ -204,7 +204,7 @@ func (k *kubelet) run(ctx context.Context) error {
 	})
 	part("pods", func(ctx context.Context) error {
 		// Variables of Services and the question whether a pod is behind one need them all.
-		if !cache.WaitForCacheSync(ctx.Done(), synced) {
+		if !cache.WaitFor(ctx, "", synced) {
 			return nil
 		}
 		// What pods are admitted against.

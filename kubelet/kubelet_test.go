@@ -40,12 +40,9 @@ import (
 
 const inside = "WHERRY_TEST_NODE"
 
-// TestMain makes the test binary its own containerd, and runs the tests in network, mount and process namespaces of
+// TestMain runs the tests in network, mount and process namespaces of
 // their own: neither packets nor mounts are the machine's, and every process ends with the tests, however they end.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "containerd" {
-		os.Exit(containerd.Main(os.Args[2:]))
-	}
 	if os.Getuid() != 0 || os.Getenv(inside) != "" {
 		if os.Getenv(inside) != "" {
 			if err := settle(); err != nil {
@@ -164,9 +161,9 @@ func newNode(t testing.TB) *node {
 	}
 	t.Cleanup(func() { os.RemoveAll(state) })
 	root := t.TempDir()
-	bin, err := programs.Unpack(filepath.Join(root, "bin"), "containerd-shim-runc-v2", "runc", cni.ProgramName)
+	bin, err := programs.Unpack(filepath.Join(root, "bin"), containerd.Program, "containerd-shim-runc-v2", "runc", cni.ProgramName)
 	if err != nil { // built without `make`: the plugin at least is quickly made
-		if bin, err = programs.Unpack(filepath.Join(root, "bin"), "containerd-shim-runc-v2", "runc"); err != nil {
+		if bin, err = programs.Unpack(filepath.Join(root, "bin"), containerd.Program, "containerd-shim-runc-v2", "runc"); err != nil {
 			t.Skip(err)
 		}
 		build := exec.Command("go", "build", "-o", filepath.Join(bin, cni.ProgramName), "../cmd/wherry-cni")

@@ -26,6 +26,8 @@ type NodeConfig struct {
 	ProviderID string
 	Version    string // such as v1.37.2
 	MaxPods    int64  // 0 is 110
+	// Eviction are the hard thresholds of pressure; nil is upstream's.
+	Eviction *node.Thresholds
 	// Reserved is kept from pods; what is left is enforced on all pods together.
 	Reserved v1.ResourceList
 	// OnPodCIDRs is told the node's pod ranges when they are assigned: the network is wired then. May be nil.
@@ -71,7 +73,7 @@ func (k *kubelet) startNode(part func(string, func(context.Context) error)) erro
 	part("node", func(ctx context.Context) error {
 		return node.Run(ctx, node.Config{
 			Name: c.NodeName, Client: c.Client, Log: c.Log, Hostname: c.Node.Hostname, IPs: ips, Port: port, Labels: c.Node.Labels,
-			Taints: c.Node.Taints, ProviderID: c.Node.ProviderID, Version: c.Node.Version, Root: c.Root, MaxPods: c.Node.MaxPods,
+			Taints: c.Node.Taints, ProviderID: c.Node.ProviderID, Version: c.Node.Version, Root: c.Root, MaxPods: c.Node.MaxPods, Eviction: c.Node.Eviction,
 			Reserved: c.Node.Reserved, Runtime: &runtimeStatus{k: k}, Images: k.listImages, Changed: k.nodeChanged, Machine: c.Node.Machine,
 			OnPodCIDRs: func(cidrs []string) {
 				if c.Node.OnPodCIDRs != nil {

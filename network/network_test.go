@@ -173,6 +173,13 @@ func slice(svc, rv string, port int32, eps ...discoveryv1.Endpoint) *discoveryv1
 		AddressType: discoveryv1.AddressTypeIPv4, Endpoints: eps, Ports: []discoveryv1.EndpointPort{{Name: ptr(""), Port: &port, Protocol: ptr(corev1.ProtocolTCP)}}}
 }
 
+// The plugin, which cannot import the package that makes them, knows the routes between nodes.
+func TestRoutesAreKnown(t *testing.T) {
+	if cni.RouteProtocol != routes.Protocol {
+		t.Errorf("the plugin looks for routes of protocol %d, and they are made with %d", cni.RouteProtocol, routes.Protocol)
+	}
+}
+
 func TestNode(t *testing.T) {
 	netnstest.Need(t)
 	outside := netnstest.New(t)

@@ -230,6 +230,12 @@ func (p *PKI) KubeletClientTLS() *tls.Config {
 	}
 }
 
+// FrontProxyCertificate returns the certificate of the moment with which the API server calls aggregated API servers.
+func (p *PKI) FrontProxyCertificate() (*tls.Certificate, error) {
+	cert := p.Pairs().FrontProxyClient.TLS()
+	return &cert, nil
+}
+
 // ServiceAccountSigner returns the key that signs service-account tokens.
 func (p *PKI) ServiceAccountSigner() crypto.Signer { return p.Pairs().ServiceAccountKey }
 

@@ -4,30 +4,34 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"net"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// flows removes UDP connections from conntrack that still lead to an endpoint which no longer serves, or into nothing although there are endpoints
-// now. TCP needs none of it: a new connection is a new flow. UDP clients keep their port, and with it the old way, for ever.
-// The dump of conntrack that it takes is long on a busy node, so that it runs beside the loop, and only for UDP ports that lost an endpoint.
+// flows removes UDP connections from conntrack that today's rules would not have made: those that lead to an endpoint which no longer serves, or
+// into nothing although there are endpoints now, or past a traffic policy or source range that came later. TCP needs none of it: a new connection is
+// a new flow. UDP clients keep their port, and with it the old way, for ever; and a new client may be given an old one's port.
+// The dump of conntrack that it takes is long on a busy node, so that it runs beside the loop, and only for UDP ports that some flow may have to leave.
 type flows struct {
 	log  *slog.Logger
 	wake chan struct{}
 
-	mu      sync.Mutex                      // guards the maps
-	next    map[Key]map[netip.AddrPort]bool // noted by compare, until start
-	pending map[Key]map[netip.AddrPort]bool // what may stay of each port's flows
+	mu       sync.Mutex        // guards all below
+	next     map[Key]*Frontend // noted by compare, until start
+	pending  map[Key]*Frontend // what flows to each port must fit
+	podCIDRs []netip.Prefix
 }
 
 func newFlows(log *slog.Logger) *flows {
-	return &flows{log: log, wake: make(chan struct{}, 1), next: map[Key]map[netip.AddrPort]bool{}, pending: map[Key]map[netip.AddrPort]bool{}}
+	return &flows{log: log, wake: make(chan struct{}, 1), next: map[Key]*Frontend{}, pending: map[Key]*Frontend{}}
 }
 
-// compare notes the UDP ports of a Service whose old flows must go.
+// compare notes the UDP ports of a Service that some of their flows must leave.
 func (f *flows) compare(old, now map[Key]*Frontend) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -39,31 +43,27 @@ func (f *flows) compare(old, now map[Key]*Frontend) {
 		if is == nil {
 			is = &Frontend{}
 		}
-		stale := len(was.Serving) == 0 && len(is.Serving) > 0
-		for _, e := range was.Serving {
-			stale = stale || !contains(is.Serving, e)
-		}
-		if stale {
-			f.note(key, is)
+		if outgrown(was, is) {
+			f.next[key] = is
 		}
 	}
 	for key, is := range now {
 		if key.Proto == unix.IPPROTO_UDP && old[key] == nil && len(is.Serving) > 0 {
-			f.note(key, is) // clients may have been there before the Service
+			f.next[key] = is // clients may have been there before the Service
 		}
 	}
 }
 
-func (f *flows) note(key Key, is *Frontend) {
-	keep := make(map[netip.AddrPort]bool, len(is.Serving))
-	for _, e := range is.Serving {
-		keep[e] = true
+// outgrown reports whether a flow that fitted one Frontend may not fit the next.
+func outgrown(was, is *Frontend) bool {
+	if was.Edge != is.Edge || was.Masq != is.Masq || !slices.Equal(was.Sources, is.Sources) || len(was.Serving) == 0 && len(is.Serving) > 0 {
+		return true
 	}
-	f.next[key] = keep
+	return slices.ContainsFunc(was.Serving, func(e netip.AddrPort) bool { return !contains(is.Serving, e) })
 }
 
-// start lets run remove what compare noted: the kernel no longer makes such flows.
-func (f *flows) start() {
+// start lets run remove what compare noted: the kernel no longer makes such flows. podCIDRs are this node's.
+func (f *flows) start(podCIDRs []netip.Prefix) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.next) == 0 {
@@ -71,6 +71,7 @@ func (f *flows) start() {
 	}
 	maps.Copy(f.pending, f.next)
 	clear(f.next)
+	f.podCIDRs = podCIDRs
 	select {
 	case f.wake <- struct{}{}:
 	default:
@@ -86,12 +87,20 @@ func (f *flows) run(ctx context.Context) {
 		case <-f.wake:
 		}
 		f.mu.Lock()
-		match := make(staleFlow, len(f.pending))
-		maps.Copy(match, f.pending)
+		match := staleFlow{ports: maps.Clone(f.pending), inside: f.podCIDRs}
 		clear(f.pending)
 		f.mu.Unlock()
+		own, err := net.InterfaceAddrs()
+		if err != nil {
+			f.log.Warn("read this node's addresses, to find stale UDP flows", "err", err)
+		}
+		for _, a := range own {
+			if p, err := netip.ParsePrefix(a.String()); err == nil {
+				match.inside = append(slices.Clip(match.inside), netip.PrefixFrom(p.Addr(), p.Addr().BitLen()))
+			}
+		}
 		var families [2]bool
-		for key := range match {
+		for key := range match.ports {
 			families[b2i(key.Addr.Is6())] = true
 		}
 		for i, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
@@ -115,25 +124,45 @@ func b2i(b bool) int {
 	return 0
 }
 
-// staleFlow matches flows to the ports in it whose answers come from elsewhere than it allows.
-type staleFlow map[Key]map[netip.AddrPort]bool
+// staleFlow matches flows to the ports in it that do not fit their Frontend. Pure.
+type staleFlow struct {
+	ports  map[Key]*Frontend
+	inside []netip.Prefix // addresses of this node and its pods
+}
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
 func (s staleFlow) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	if flow.Forward.Protocol != unix.IPPROTO_UDP {
 		return false
 	}
-	to, ok1 := netip.AddrFromSlice(flow.Forward.DstIP)
-	from, ok2 := netip.AddrFromSlice(flow.Reverse.SrcIP)
-	if !ok1 || !ok2 {
+	client, ok1 := netip.AddrFromSlice(flow.Forward.SrcIP)
+	to, ok2 := netip.AddrFromSlice(flow.Forward.DstIP)
+	from, ok3 := netip.AddrFromSlice(flow.Reverse.SrcIP)
+	seen, ok4 := netip.AddrFromSlice(flow.Reverse.DstIP)
+	if !ok1 || !ok2 || !ok3 || !ok4 {
 		return false
 	}
-	to, from = to.Unmap(), from.Unmap()
+	client, to, from, seen = client.Unmap(), to.Unmap(), from.Unmap(), seen.Unmap()
 	answering := netip.AddrPortFrom(from, flow.Reverse.SrcPort)
-	if keep, ok := s[Key{to, unix.IPPROTO_UDP, flow.Forward.DstPort}]; ok {
-		return !keep[answering]
+	f, ok := s.ports[Key{to, unix.IPPROTO_UDP, flow.Forward.DstPort}]
+	if !ok {
+		f, ok = s.ports[Key{unspecified(to.Is6()), unix.IPPROTO_UDP, flow.Forward.DstPort}]
+		// By the port alone a flow may be anybody's: only one that was translated is a node port's.
+		ok = ok && answering != netip.AddrPortFrom(to, flow.Forward.DstPort)
 	}
-	keep, ok := s[Key{unspecified(to.Is6()), unix.IPPROTO_UDP, flow.Forward.DstPort}]
-	// By the port alone a flow may be anybody's: only one that was translated is a node port's.
-	return ok && answering != netip.AddrPortFrom(to, flow.Forward.DstPort) && !keep[answering]
+	return ok && !s.fits(f, client, answering, seen != client)
+}
+
+// fits reports whether the rules would lead this client to that endpoint, and hide its address if it is hidden.
+func (s staleFlow) fits(f *Frontend, client netip.Addr, endpoint netip.AddrPort, hidden bool) bool {
+	covers := func(p netip.Prefix) bool { return p.Contains(client) }
+	switch {
+	case !contains(f.Serving, endpoint) || len(f.Sources) > 0 && !slices.ContainsFunc(f.Sources, covers):
+		return false
+	case slices.ContainsFunc(s.inside, covers):
+		return true // under either policy they may go anywhere, and it is all the same to them what address is seen
+	case f.Edge:
+		return contains(f.Staying, endpoint) && !hidden
+	}
+	return hidden || !f.Masq
 }

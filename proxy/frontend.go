@@ -40,7 +40,8 @@ type Frontend struct {
 	Affinity time.Duration    // clients stay with their endpoint until they were away for so long; 0: not at all
 	Sources  []netip.Prefix   // only these may connect; nil: everybody
 	Hairpin  []netip.Addr     // addresses in Cluster and Local of pods on this node, that may reach themselves
-	Serving  []netip.AddrPort // UDP only: every endpoint that still answers established flows, terminating ones too; sorted
+	Serving  []netip.AddrPort // UDP only: every endpoint that may go on with established flows, terminating ones too; sorted
+	Staying  []netip.AddrPort // UDP only, with Edge: those of Serving that may do so for clients outside this node; sorted
 }
 
 func (f *Frontend) equal(g *Frontend) bool {
@@ -49,7 +50,7 @@ func (f *Frontend) equal(g *Frontend) bool {
 	}
 	return f.Owner == g.Owner && f.Edge == g.Edge && f.Masq == g.Masq && f.Drop == g.Drop && f.Affinity == g.Affinity &&
 		slices.Equal(f.Cluster, g.Cluster) && slices.Equal(f.Local, g.Local) && slices.Equal(f.Sources, g.Sources) && slices.Equal(f.Hairpin, g.Hairpin) &&
-		slices.Equal(f.Serving, g.Serving)
+		slices.Equal(f.Serving, g.Serving) && slices.Equal(f.Staying, g.Staying)
 }
 
 // Place is where this node is, as far as choosing endpoints goes.
@@ -130,9 +131,12 @@ func (d *Desired) add(svc *corev1.Service, port *corev1.ServicePort, ip netip.Ad
 		owner += ":" + port.Name
 	}
 	base := Frontend{Owner: owner}
+	var serving, staying []netip.AddrPort
 	if proto == unix.IPPROTO_UDP {
-		base.Serving = addresses(filter(eps, func(e *Endpoint) bool { return e.Ready || e.Serving }))
+		goingOn := filter(eps, func(e *Endpoint) bool { return e.Ready || e.Serving })
+		serving, staying = addresses(goingOn), addresses(onNode(goingOn, place.Node))
 	}
+	base.Serving = serving
 	if svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
 		seconds := int32(corev1.DefaultClientIPServiceAffinitySeconds)
 		if c := svc.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
@@ -152,7 +156,7 @@ func (d *Desired) add(svc *corev1.Service, port *corev1.ServicePort, ip netip.Ad
 	inside.Cluster = addresses(cluster)
 	if p := svc.Spec.InternalTrafficPolicy; p != nil && *p == corev1.ServiceInternalTrafficPolicyLocal {
 		inside.Drop = len(local) == 0 && len(cluster) > 0
-		inside.Cluster = addresses(local)
+		inside.Cluster, inside.Serving = addresses(local), staying
 	}
 	put(ip, port.Port, inside)
 
@@ -161,7 +165,7 @@ func (d *Desired) add(svc *corev1.Service, port *corev1.ServicePort, ip netip.Ad
 	switch {
 	case len(cluster) == 0 && len(local) == 0: // rejected
 	case externalLocal(svc):
-		outside.Edge, outside.Local = true, addresses(local)
+		outside.Edge, outside.Local, outside.Staying = true, addresses(local), staying
 	default:
 		outside.Masq = true
 	}

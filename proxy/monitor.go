@@ -18,30 +18,51 @@ import (
 type monitor struct {
 	conn   *netlink.Conn
 	table  string
-	notify chan<- struct{}
+	notify chan<- doubt
 	log    *slog.Logger
 
 	mu   sync.Mutex // guards port
 	port uint32
 }
 
+// doubt is a reason to load the table anew.
+type doubt string
+
+const (
+	changed doubt = "another program changed the service table; it is loaded anew"
+	missed  doubt = "so much changed in nftables that the kernel could not tell it all; the service table is loaded anew, in case it was touched"
+)
+
+// receiveBuffer takes what others may change in one go, so that their large tables raise no doubt about ours. The kernel allocates only what is there.
+const receiveBuffer = 32 << 20
+
 const groupNFTables = 7 // NFNLGRP_NFTABLES
 
-func watchTable(table string, notify chan<- struct{}, log *slog.Logger) (*monitor, error) {
+func watchTable(table string, notify chan<- doubt, log *slog.Logger) (*monitor, error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return nil, fmt.Errorf("watch nftables: %w", err)
 	}
 	m := &monitor{conn: conn, table: table, notify: notify, log: log}
 	// Until ignore is called for the first time nothing is ours to find damaged.
-	if err := conn.SetBPF([]bpf.RawInstruction{{Op: unix.BPF_RET | unix.BPF_K, K: 0}}); err == nil {
-		err = conn.JoinGroup(groupNFTables)
+	if err = conn.SetBPF([]bpf.RawInstruction{{Op: unix.BPF_RET | unix.BPF_K, K: 0}}); err == nil {
+		err = errors.Join(conn.SetReadBuffer(receiveBuffer), conn.JoinGroup(groupNFTables))
 	}
 	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("watch nftables: %w", err)
 	}
 	return m, nil
+}
+
+// follow is ignore for a port that takes the place of the one ignored so far; before there was any it does nothing.
+func (m *monitor) follow(port uint32) {
+	m.mu.Lock()
+	watching := m.port != 0
+	m.mu.Unlock()
+	if watching {
+		m.ignore(port)
+	}
 }
 
 // ignore lets everything pass but what the socket with that port does.
@@ -82,7 +103,7 @@ func (m *monitor) run(ctx context.Context) {
 			return
 		}
 		if errors.Is(err, unix.ENOBUFS) {
-			m.tell() // something was missed; it may have been ours
+			m.tell(missed)
 			continue
 		} else if err != nil {
 			m.log.Error("the service table is no longer watched for changes by others", "table", m.table, "err", err)
@@ -90,16 +111,16 @@ func (m *monitor) run(ctx context.Context) {
 		}
 		for _, msg := range msgs {
 			if m.about(msg) {
-				m.tell()
+				m.tell(changed)
 				break
 			}
 		}
 	}
 }
 
-func (m *monitor) tell() {
+func (m *monitor) tell(why doubt) {
 	select {
-	case m.notify <- struct{}{}:
+	case m.notify <- why:
 	default:
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -153,7 +155,7 @@ func (n *node) start() (stop func()) {
 	done := make(chan error, 1)
 	go func() {
 		done <- Run(ctx, Config{Client: &client.Set{Kubernetes: n.api, Informers: factory}, NodeName: "n1", ServiceCIDRs: serviceCIDRs, Table: testTable,
-			Progress: n, Trace: n, Ready: func() { close(ready) }})
+			Progress: n, Trace: n, Log: slog.New(slog.NewTextHandler(n.t.Output(), nil)), Ready: func() { close(ready) }})
 	}()
 	stop = sync.OnceFunc(func() {
 		cancel()
@@ -568,6 +570,65 @@ func TestStaleUDPFlow(t *testing.T) {
 	}
 	n.wait(n.slice("s", endpoint{pod: "b"}))
 	n.until("the flow leads to b", func() bool { return say() == "b 10.244.2.2" })
+}
+
+// UDP clients that keep their port, or are given one that another had, obey a traffic policy and source ranges from the moment these change.
+func TestUDPFlowsObeyChangedPolicy(t *testing.T) {
+	n := newNode(t, "a", "b", "c")
+	change := func(policy corev1.ServiceExternalTrafficPolicy, internal corev1.ServiceInternalTrafficPolicy, ranges ...string) {
+		n.service("s 10.96.0.1", func(s *corev1.Service) {
+			s.Spec.Type, s.Spec.ExternalTrafficPolicy, s.Spec.InternalTrafficPolicy = corev1.ServiceTypeLoadBalancer, policy, &internal
+			s.Spec.Ports[1].NodePort, s.Spec.LoadBalancerSourceRanges = 30053, ranges
+			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "198.51.100.8"}}
+		})
+	}
+	change(corev1.ServiceExternalTrafficPolicyCluster, corev1.ServiceInternalTrafficPolicyCluster)
+	n.slice("s", endpoint{pod: "a"}, endpoint{pod: "b", node: "n2"})
+	n.outside.Route("198.51.100.0/24", "192.0.2.1")
+	n.start()
+	// ask sends from a port of its own, always the same.
+	ask := func(ns *netnstest.Namespace, to string, port int) (answer string) {
+		ns.Do(func() error {
+			u, err := net.ListenUDP("udp4", &net.UDPAddr{Port: port})
+			if err != nil {
+				return err
+			}
+			defer u.Close()
+			u.WriteToUDPAddrPort([]byte("?"), netip.MustParseAddrPort(to))
+			u.SetDeadline(time.Now().Add(silence))
+			buf := make([]byte, 100)
+			k, _, _ := u.ReadFromUDP(buf)
+			answer = string(buf[:k])
+			return nil
+		})
+		return answer
+	}
+	const first, clients = 20000, 12
+	all := func(ns *netnstest.Namespace, to string) string {
+		seen := map[string]bool{}
+		for i := range clients {
+			seen[ask(ns, to, first+i)] = true
+		}
+		return strings.Join(slices.Sorted(maps.Keys(seen)), ", ")
+	}
+	inside := n.pods["c"].ns
+	for _, c := range []struct {
+		ns       *netnstest.Namespace
+		to, want string
+	}{
+		{n.outside, "192.0.2.1:30053", "a 10.244.0.1, b 10.244.1.1"}, {n.outside, "198.51.100.8:53", "a 10.244.0.1, b 10.244.1.1"}, {inside, "10.96.0.1:53", "a 10.244.2.2, b 10.244.2.2"},
+	} {
+		if got := all(c.ns, c.to); got != c.want {
+			t.Fatalf("%s at first: %q, want %q", c.to, got, c.want)
+		}
+	}
+	change(corev1.ServiceExternalTrafficPolicyLocal, corev1.ServiceInternalTrafficPolicyLocal)
+	n.until("policy Local holds for old flows from outside", func() bool { return all(n.outside, "192.0.2.1:30053") == "a 192.0.2.2" })
+	n.until("and by the load balancer's address", func() bool { return all(n.outside, "198.51.100.8:53") == "a 192.0.2.2" })
+	n.until("and for old flows from pods", func() bool { return all(inside, "10.96.0.1:53") == "a 10.244.2.2" })
+	change(corev1.ServiceExternalTrafficPolicyCluster, corev1.ServiceInternalTrafficPolicyCluster, "203.0.113.0/24")
+	n.until("old flows from outside the source ranges end", func() bool { return ask(n.outside, "198.51.100.8:53", first) == "" })
+	n.until("policy Cluster holds for old flows", func() bool { return ask(n.outside, "192.0.2.1:30053", first) != "a 192.0.2.2" })
 }
 
 // Spans, revisions and the sign that something left, for every way in which an endpoint may leave.

@@ -78,7 +78,7 @@ func Run(ctx context.Context, c Config) error {
 	defer p.health.close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	p.repair = make(chan struct{}, 1)
+	p.repair = make(chan doubt, 1)
 	if p.monitor, err = watchTable(c.Table, p.repair, c.Log); err != nil {
 		return err
 	}
@@ -101,7 +101,7 @@ type proxy struct {
 	health  *health
 	flows   *flows
 	monitor *monitor
-	repair  chan struct{}
+	repair  chan doubt
 }
 
 // listen registers with the informers and waits until what they hold has arrived in state. stop unregisters.
@@ -110,7 +110,7 @@ func (p *proxy) listen(ctx context.Context) (stop func(), err error) {
 	slices := f.Discovery().V1().EndpointSlices().Informer()
 	services := f.Core().V1().Services().Informer()
 	nodes := f.Core().V1().Nodes().Informer()
-	if !cache.WaitForCacheSync(ctx.Done(), slices.HasSynced, services.HasSynced, nodes.HasSynced) {
+	if !cache.WaitFor(ctx, "", slices.HasSyncedChecker(), services.HasSyncedChecker(), nodes.HasSyncedChecker()) {
 		return nil, fmt.Errorf("wait for services and endpoints: %w", ctx.Err())
 	}
 	// What the store has seen by now is part of what a new handler is given first.
@@ -121,7 +121,7 @@ func (p *proxy) listen(ctx context.Context) (stop func(), err error) {
 			u()
 		}
 	}
-	var synced []cache.InformerSynced
+	var synced []cache.DoneChecker
 	for _, r := range []struct {
 		informer cache.SharedIndexInformer
 		handler  cache.ResourceEventHandler
@@ -132,9 +132,9 @@ func (p *proxy) listen(ctx context.Context) (stop func(), err error) {
 			return nil, fmt.Errorf("listen to services and endpoints: %w", err)
 		}
 		undo = append(undo, func() { _ = r.informer.RemoveEventHandler(reg) })
-		synced = append(synced, reg.HasSynced)
+		synced = append(synced, reg.HasSyncedChecker())
 	}
-	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
+	if !cache.WaitFor(ctx, "", synced...) {
 		stop()
 		return nil, fmt.Errorf("wait for services and endpoints: %w", ctx.Err())
 	}
@@ -168,8 +168,8 @@ func (p *proxy) loop(ctx context.Context) error {
 			if timer != nil && all {
 				continue // the whole table waits for its retry, and takes this along
 			}
-		case <-repair:
-			p.Log.Warn("another program changed the service table; it is loaded anew", "table", p.Table)
+		case why := <-repair:
+			p.Log.Warn(string(why), "table", p.Table)
 			all, pause = true, time.After(repairPause)
 		case <-pause:
 			pause = nil
@@ -184,6 +184,7 @@ func (p *proxy) loop(ctx context.Context) error {
 				return nil
 			}
 			p.Log.Error("program services", "err", err, "retry", retry)
+			p.monitor.follow(p.kernel.port) // the kernel's connection may be another one now
 			all, timer, retry = true, time.After(retry), min(2*retry, retryMost)
 			continue
 		}
@@ -227,7 +228,7 @@ func (p *proxy) program(w work, all bool) error {
 		}
 	}
 	p.monitor.ignore(p.kernel.port)
-	p.flows.start()
+	p.flows.start(p.kernel.podCIDRs)
 	return nil
 }
 

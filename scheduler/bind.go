@@ -64,24 +64,32 @@ func (s *scheduler) bindEnded(_ context.Context, d bindDone) {
 	}
 }
 
-// reportUnschedulable writes the condition that kubectl describe shows.
-func (s *scheduler) reportUnschedulable(ctx context.Context, pod *corev1.Pod, message string) {
+// reportUnschedulable writes the condition that kubectl describe shows, and the node that is being cleared for the pod, if one is.
+func (s *scheduler) reportUnschedulable(ctx context.Context, pod *corev1.Pod, message, nominated string) {
+	status := map[string]any{"conditions": []corev1.PodCondition{{
+		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: message,
+		ObservedGeneration: pod.Generation, LastTransitionTime: metav1.Now(),
+	}}}
+	switch {
+	case nominated != "":
+		status["nominatedNodeName"] = nominated
+	case pod.Status.NominatedNodeName != "":
+		status["nominatedNodeName"] = nil
+	}
+	s.patchStatus(ctx, pod, status, "report pod unschedulable")
+}
+
+// patchStatus changes the pod's status; a pod that is gone or has changed hands needs it no more.
+func (s *scheduler) patchStatus(ctx context.Context, pod *corev1.Pod, status map[string]any, what string) {
 	ctx, cancel := context.WithTimeout(ctx, bindTimeout)
 	defer cancel()
-	now := metav1.Now()
-	patch, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"uid": pod.UID},
-		"status": map[string]any{"conditions": []corev1.PodCondition{{
-			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: message,
-			ObservedGeneration: pod.Generation, LastTransitionTime: now,
-		}}},
-	})
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID}, "status": status})
 	if err != nil {
-		s.Log.Error("encode condition", "error", err)
+		s.Log.Error("encode status", "error", err)
 		return
 	}
 	_, err = s.Client.Kubernetes.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) && ctx.Err() == nil {
-		s.Log.Warn("report pod unschedulable", "pod", pod.Namespace+"/"+pod.Name, "error", err)
+		s.Log.Warn(what, "pod", pod.Namespace+"/"+pod.Name, "error", err)
 	}
 }

@@ -106,9 +106,12 @@ func (s *scheduler) podChanged(pod *corev1.Pod) {
 		}
 		s.snapshot.setPod(plugins.NewPod(pod), pod.Spec.NodeName, false)
 	case pod.Spec.SchedulerName == s.Name && pod.DeletionTimestamp == nil:
-		s.queue.set(pod)
+		w := s.queue.set(pod)
+		if node := pod.Status.NominatedNodeName; node != "" && w.attempts == 0 && w.nominated == "" {
+			s.nominate(w, node) // before this process began, or by somebody else
+		}
 	default:
-		s.queue.remove(pod.UID)
+		s.podGone(pod)
 	}
 }
 

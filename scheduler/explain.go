@@ -1,7 +1,6 @@
 package scheduler
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
@@ -28,10 +27,7 @@ func (c *class) explain(s *snapshot, pod *plugins.Pod) refusal {
 		if node == nil || node.Node == nil || c.fits[slot] {
 			continue
 		}
-		reasons := []string{c.reasons[slot]}
-		if shortages := (plugins.NodeResourcesFit{}).Shortages(pod, node); slices.Contains(shortages, c.reasons[slot]) {
-			reasons = shortages
-		}
+		reasons := c.reasonsOn(pod, node)
 		for _, reason := range reasons {
 			counts[reason]++
 		}
@@ -49,11 +45,19 @@ func (c *class) explain(s *snapshot, pod *plugins.Pod) refusal {
 		r.message = "no nodes available to schedule pods"
 		return r
 	}
-	texts := make([]string, 0, len(counts))
-	for reason, n := range counts {
-		texts = append(texts, fmt.Sprintf("%d %s", n, reason))
-	}
-	slices.Sort(texts)
-	r.message = fmt.Sprintf("0/%d nodes are available: %s.", s.nodes, strings.Join(texts, ", "))
+	r.message = unavailable(s.nodes, counts)
 	return r
+}
+
+// reasonsOn returns why the pod does not fit on the node: the first filter's word, or each resource that is short.
+func (c *class) reasonsOn(pod *plugins.Pod, node *plugins.Node) []string {
+	for _, f := range c.filters {
+		if reason := f.Filter(pod, node); reason != "" {
+			if shortages := (plugins.NodeResourcesFit{}).Shortages(pod, node); slices.Contains(shortages, reason) {
+				return shortages
+			}
+			return []string{reason}
+		}
+	}
+	return nil
 }

@@ -54,14 +54,17 @@ type waiting struct {
 	// missed is set when an event that may help arrives while the pod is being decided: it must not be parked then.
 	missed  bool
 	message string // last refusal, to avoid writing the same condition again
+	// nominated is the node on which others make room for it; victims are who.
+	nominated string
+	victims   []types.UID
 }
 
 func newQueue(now func() time.Time) *queue {
 	return &queue{pods: map[types.UID]*waiting{}, parked: map[types.UID]*waiting{}, taken: map[types.UID]*waiting{}, now: now}
 }
 
-// set adds a pod or takes in its new version.
-func (q *queue) set(pod *corev1.Pod) {
+// set adds a pod or takes in its new version, and returns it.
+func (q *queue) set(pod *corev1.Pod) *waiting {
 	w, ok := q.pods[pod.UID]
 	if !ok {
 		w = &waiting{pod: plugins.NewPod(pod), since: q.now(), place: placeGated, position: -1}
@@ -69,7 +72,7 @@ func (q *queue) set(pod *corev1.Pod) {
 		if len(pod.Spec.SchedulingGates) == 0 {
 			q.activate(w)
 		}
-		return
+		return w
 	}
 	old := w.pod
 	w.pod = plugins.NewPod(pod)
@@ -87,6 +90,7 @@ func (q *queue) set(pod *corev1.Pod) {
 	case w.place == placeActive:
 		heap.Fix(&q.active, w.position)
 	}
+	return w
 }
 
 // remove forgets a pod.
@@ -195,7 +199,10 @@ func (q *queue) happened(change plugins.Change) {
 		w.missed = true
 	}
 	for _, w := range q.parked {
-		if helps(w, change) {
+		switch {
+		case w.nominated != "" && change.Kind == plugins.PodGone && change.Node != nil && (change.Node.Node == nil || change.Node.Name == w.nominated):
+			q.activate(w) // its room is being made; there is nothing to wait for
+		case helps(w, change):
 			q.wake(w)
 		}
 	}

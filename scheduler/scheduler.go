@@ -83,13 +83,14 @@ func Run(ctx context.Context, c Config) error {
 		return fmt.Errorf("watch pods: %w", err)
 	}
 	defer func() { _ = pods.RemoveEventHandler(podHandler) }()
+	budgets := c.Client.Informers.Policy().V1().PodDisruptionBudgets().Informer() // read when pods are preempted
 	c.Client.Informers.Start(ctx.Done())
 
 	// Nothing is decided before everything that counts on a node is counted. The handlers' channel must be drained
 	// meanwhile: its bound may be smaller than the cluster.
 	synced := make(chan struct{})
 	go func() {
-		if cache.WaitForCacheSync(ctx.Done(), nodeHandler.HasSynced, podHandler.HasSynced) {
+		if cache.WaitFor(ctx, "", nodeHandler.HasSyncedChecker(), podHandler.HasSyncedChecker(), budgets.HasSyncedChecker()) {
 			close(synced)
 		}
 	}()

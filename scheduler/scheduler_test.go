@@ -109,7 +109,7 @@ func TestRunBindsExplainsAndRetries(t *testing.T) {
 	}
 	create(testPod("b", 600, 0, nil))
 	pod := await(t, cs, "b", func(p *corev1.Pod) bool { return len(p.Status.Conditions) > 0 })
-	if got, want := pod.Status.Conditions[0].Message, "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s)."; got != want {
+	if got, want := pod.Status.Conditions[0].Message, "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s). preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for scheduling."; got != want {
 		t.Errorf("message %q, want %q", got, want)
 	}
 	// Room that is made wakes it.

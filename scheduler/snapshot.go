@@ -3,6 +3,7 @@ package scheduler
 import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	corehelper "k8s.io/component-helpers/scheduling/corev1"
 
 	"wherry.dev/wherry/scheduler/plugins"
 )
@@ -17,6 +18,9 @@ type snapshot struct {
 	nodes int             // slots with a node object
 
 	pods map[types.UID]*placed
+	on   []map[types.UID]*placed // by slot: its pods
+	// priorities counts the pods of each priority, so that who has nobody below needs no look at any node.
+	priorities map[int32]int
 
 	// changed tells each class which slots to look at again. revision grows with every change of any slot.
 	revision  uint64
@@ -30,13 +34,15 @@ type placed struct {
 	pod     *plugins.Pod
 	slot    int
 	assumed bool // decided here, not seen in the API yet
+	// nominated says that the pod is not there: others make room for it, and the room is kept.
+	nominated bool
 }
 
 // journalLimit bounds the journal; a class that fell further behind looks at every node again.
 const journalLimit = 1 << 14
 
 func newSnapshot() *snapshot {
-	return &snapshot{index: map[string]int{}, pods: map[types.UID]*placed{}}
+	return &snapshot{index: map[string]int{}, pods: map[types.UID]*placed{}, priorities: map[int32]int{}}
 }
 
 func (s *snapshot) touch(slot int) {
@@ -73,6 +79,7 @@ func (s *snapshot) slot(name string) int {
 		i = len(s.slots)
 		s.slots = append(s.slots, nil)
 		s.revisions = append(s.revisions, 0)
+		s.on = append(s.on, nil)
 	}
 	s.slots[i] = &plugins.Node{}
 	s.index[name] = i
@@ -115,7 +122,13 @@ func (s *snapshot) setPod(pod *plugins.Pod, node string, assumed bool) {
 	s.removePod(pod.UID)
 	i := s.slot(node)
 	s.slots[i].Add(pod, 1)
-	s.pods[pod.UID] = &placed{pod: pod, slot: i, assumed: assumed}
+	p := &placed{pod: pod, slot: i, assumed: assumed}
+	s.pods[pod.UID] = p
+	if s.on[i] == nil {
+		s.on[i] = map[types.UID]*placed{}
+	}
+	s.on[i][pod.UID] = p
+	s.priorities[corehelper.PodPriority(pod.Pod)]++
 	s.touch(i)
 }
 
@@ -126,6 +139,11 @@ func (s *snapshot) removePod(uid types.UID) *plugins.Node {
 		return nil
 	}
 	delete(s.pods, uid)
+	delete(s.on[p.slot], uid)
+	priority := corehelper.PodPriority(p.pod.Pod)
+	if s.priorities[priority]--; s.priorities[priority] == 0 {
+		delete(s.priorities, priority)
+	}
 	node := s.slots[p.slot]
 	node.Add(p.pod, -1)
 	s.touch(p.slot)
@@ -138,4 +156,14 @@ func (s *snapshot) removePod(uid types.UID) *plugins.Node {
 		}
 	}
 	return node
+}
+
+// anyBelow reports whether any pod that counts has a lower priority.
+func (s *snapshot) anyBelow(priority int32) bool {
+	for p := range s.priorities {
+		if p < priority {
+			return true
+		}
+	}
+	return false
 }

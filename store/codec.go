@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"reflect"
@@ -15,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/apiserver/pkg/storage/value"
+
+	"wherry.dev/wherry/api/scheme"
 )
 
 // codec turns objects into etcd values and back, byte for byte as upstream does: the object in its stored version without
@@ -23,6 +26,8 @@ type codec struct {
 	kind        schema.GroupVersionKind
 	serializer  runtime.Serializer
 	convert     func(runtime.Object) (runtime.Object, error)
+	keep        bool // objects keep the version in which they are stored
+	defaults    func(runtime.Object)
 	transformer value.Transformer // nil: none
 }
 
@@ -35,7 +40,9 @@ func (c *codec) encode(ctx context.Context, key string, obj runtime.Object) (pla
 	}
 	m.SetResourceVersion("")
 	m.SetSelfLink("")
-	obj.GetObjectKind().SetGroupVersionKind(c.kind)
+	if !c.keep { // else the caller has said it
+		obj.GetObjectKind().SetGroupVersionKind(c.kind)
+	}
 	var b bytes.Buffer
 	if err := c.serializer.Encode(obj, &b); err != nil {
 		return nil, nil, fmt.Errorf("encode %s: %w", key, err)
@@ -53,14 +60,18 @@ func (c *codec) encode(ctx context.Context, key string, obj runtime.Object) (pla
 func (c *codec) decode(ctx context.Context, key string, data []byte, revision int64) (obj runtime.Object, size int, stale bool, err error) {
 	if c.transformer != nil {
 		if data, stale, err = c.transformer.TransformFromStorage(ctx, data, authenticated(key)); err != nil {
-			return nil, 0, false, fmt.Errorf("decrypt %s: %w", key, err)
+			return nil, 0, false, &sealedError{key, err}
 		}
+	} else if bytes.HasPrefix(data, encryptedPrefix) {
+		return nil, 0, false, &sealedError{key, errEncrypted}
 	}
 	obj, kind, err := c.serializer.Decode(data, nil, nil)
 	if err != nil {
 		return nil, 0, false, fmt.Errorf("decode %s: %w", key, err)
 	}
-	if kind != nil && *kind != c.kind {
+	switch {
+	case kind == nil || *kind == c.kind || c.keep:
+	default:
 		if c.convert == nil {
 			return nil, 0, false, fmt.Errorf("decode %s: stored as %s, expected %s", key, kind, c.kind)
 		}
@@ -69,13 +80,38 @@ func (c *codec) decode(ctx context.Context, key string, data []byte, revision in
 		}
 		stale = true
 	}
-	obj.GetObjectKind().SetGroupVersionKind(c.kind)
+	if !c.keep {
+		obj.GetObjectKind().SetGroupVersionKind(c.kind)
+	}
+	if c.defaults != nil {
+		c.defaults(obj)
+	}
 	m, err := meta.Accessor(obj)
 	if err != nil {
 		return nil, 0, false, fmt.Errorf("decode %s: %w", key, err)
 	}
 	m.SetResourceVersion(strconv.FormatInt(revision, 10))
 	return obj, len(data), stale, nil
+}
+
+// settle makes of an object that was encoded what a decoder would make of the bytes, as far as the two differ.
+func (c *codec) settle(obj runtime.Object) {
+	if c.defaults != nil {
+		c.defaults(obj)
+	}
+}
+
+// encryptedPrefix begins every value that is encrypted at rest, whatever the cipher.
+var encryptedPrefix = []byte("k8s:enc:")
+
+var errEncrypted = errors.New("the value is encrypted, and this server has no encryption configuration: give it the one with which it was written")
+
+// mayBeStale says whether values may be encrypted otherwise than they would be now.
+func (c *codec) mayBeStale() bool {
+	if covers, ok := c.transformer.(interface{ Covers() bool }); ok {
+		return covers.Covers()
+	}
+	return c.transformer != nil
 }
 
 // authenticated binds an encrypted value to its key, as upstream does.
@@ -132,6 +168,17 @@ type envelope struct {
 	*protobuf.Serializer
 	json *json.Serializer
 }
+
+// Envelope is the serializer of resources that have none of their own.
+func Envelope() runtime.Serializer { return newEnvelope(scheme.Scheme) }
+
+// JSON is the serializer of resources that upstream stores as JSON though their types are compiled in. It reads the envelope too.
+func JSON() runtime.Serializer { return typedJSON{newEnvelope(scheme.Scheme)} }
+
+type typedJSON struct{ envelope }
+
+// Encode implements runtime.Encoder.
+func (t typedJSON) Encode(obj runtime.Object, w io.Writer) error { return t.json.Encode(obj, w) }
 
 func newEnvelope(s *runtime.Scheme) envelope {
 	return envelope{protobuf.NewSerializer(s, s), json.NewSerializerWithOptions(json.DefaultMetaFactory, s, s, json.SerializerOptions{})}

@@ -33,7 +33,7 @@ type Selector struct {
 	Labels labels.Selector // nil: everything
 	Fields fields.Selector // nil: everything
 	// FieldsOf returns the object's selectable fields; needed only when Fields is not empty.
-	FieldsOf func(runtime.Object) fields.Set
+	FieldsOf func(*Object) fields.Set
 }
 
 // ListOptions follow metav1.ListOptions' documented semantics of resourceVersion, resourceVersionMatch, limit and continue.
@@ -114,4 +114,7 @@ type Resource interface {
 	Count() int
 	// Ready is closed when the cache has caught up for the first time.
 	Ready() <-chan struct{}
+	// Close ends every watch (io.EOF) and frees the cache; what is stored stays. Reads and writes after it fail. The next
+	// Store.Resource for the same prefix starts anew. It waits for the resource's goroutine, and does nothing the second time.
+	Close()
 }

@@ -28,7 +28,10 @@ const (
 // failed turns an error of etcd, or of waiting for it, into the API's.
 func failed(gr schema.GroupResource, verb string, err error) error {
 	var known apierrors.APIStatus
+	var sealed *sealedError
 	switch {
+	case errors.As(err, &sealed):
+		return apierrors.NewInternalError(sealed)
 	case errors.As(err, &known):
 		return err
 	case errors.Is(err, context.Canceled):
@@ -43,8 +46,9 @@ func failed(gr schema.GroupResource, verb string, err error) error {
 		return apierrors.NewRequestEntityTooLargeError("etcdserver: request is too large")
 	case errors.Is(err, rpctypes.ErrNoSpace):
 		return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: http.StatusInsufficientStorage,
-			Reason:  metav1.StatusReasonInternalError,
-			Message: "etcd takes no more writes because its database has reached its quota: delete objects, defragment it and disarm its NOSPACE alarm"}}
+			Reason: metav1.StatusReasonInternalError,
+			Message: "etcd takes no more writes because its database has reached its quota or its disk is full: delete objects or make room on the disk; " +
+				"the embedded etcd then takes writes again by itself, an external one when it is defragmented and its NOSPACE alarm disarmed"}}
 	case errors.Is(err, watchcache.ErrClosed):
 		return apierrors.NewServiceUnavailable("the store is shutting down")
 	}

@@ -70,7 +70,7 @@ func (r *resource) list(ctx context.Context, o ListOptions) (*ListResult, error)
 		if err := r.fresh(ctx); err != nil {
 			return nil, err
 		}
-		return r.walk(r.cache.Snapshot(), p), nil
+		return r.now(p)
 	}
 
 	switch o.ResourceVersionMatch {
@@ -101,6 +101,14 @@ func (r *resource) list(ctx context.Context, o ListOptions) (*ListResult, error)
 	if err != nil {
 		return nil, err
 	}
+	return r.now(p)
+}
+
+// now lists what the cache has.
+func (r *resource) now(p page) (*ListResult, error) {
+	if err := r.broken.Load().within(p.prefix, p.key); err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
 	return r.walk(r.cache.Snapshot(), p), nil
 }
 
@@ -109,10 +117,18 @@ func (r *resource) listAt(ctx context.Context, p page, revision int64, continued
 	if err := r.reach(ctx, revision); err != nil {
 		return nil, err
 	}
-	if s, ok := r.cache.SnapshotAt(revision); ok {
-		return r.walk(s, p), nil
+	if err := r.broken.Load().within(p.prefix, p.key); err != nil {
+		return nil, apierrors.NewInternalError(err)
 	}
-	result, err := r.listHistory(ctx, p, revision)
+	// A revision ends with etcd's history, also where memory goes back further: every API server says the same then, and clients that take too long
+	// learn of it, as upstream's conformance asks.
+	result, err := (*ListResult)(nil), error(rpctypes.ErrCompacted)
+	if revision >= r.s.compacted.Load() {
+		if s, ok := r.cache.SnapshotAt(revision); ok {
+			return r.walk(s, p), nil
+		}
+		result, err = r.listHistory(ctx, p, revision)
+	}
 	if errors.Is(err, rpctypes.ErrCompacted) {
 		if !continued {
 			return nil, apierrors.NewResourceExpired(listExpired)
@@ -186,14 +202,16 @@ func (r *resource) listHistory(ctx context.Context, p page, revision int64) (*Li
 		size = min(p.limit, loadPage)
 	}
 	for {
-		resp, err := r.s.kv.Get(ctx, key, clientv3.WithRange(end), clientv3.WithLimit(size), clientv3.WithRev(revision))
+		resp, err := r.get(ctx, requestList, key, clientv3.WithRange(end), clientv3.WithLimit(size), clientv3.WithRev(revision))
 		if err != nil {
 			return nil, err
 		}
 		for i, kv := range resp.Kvs {
 			o := r.cache.Get(string(kv.Key[len(r.prefix):]))
 			if o == nil || o.Revision != kv.ModRevision {
-				if o, err = r.decode(ctx, kv); err != nil {
+				if o, err = r.decode(ctx, kv); isSealed(err) {
+					return nil, apierrors.NewInternalError(err)
+				} else if err != nil {
 					r.s.c.Log.Error("a stored object cannot be read and is left out of a list", "key", string(kv.Key), "error", err)
 					continue
 				}
@@ -235,6 +253,6 @@ func (r *resource) matcher(s Selector) func(*Object) bool {
 				return false
 			}
 		}
-		return !byField || s.FieldsOf != nil && s.Fields.Matches(s.FieldsOf(o.Object))
+		return !byField || s.FieldsOf != nil && s.Fields.Matches(s.FieldsOf(o))
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -269,7 +270,7 @@ func TestListSelectors(t *testing.T) {
 				t.Fatal(err)
 			}
 			l, err := r.List(t.Context(), store.ListOptions{Namespace: test.namespace, Name: test.only, Limit: test.limit,
-				Selector: store.Selector{Labels: ls, Fields: fields.ParseSelectorOrDie(test.fields), FieldsOf: podFields}})
+				Selector: store.Selector{Labels: ls, Fields: fields.ParseSelectorOrDie(test.fields), FieldsOf: storedPodFields}})
 			if err != nil || keys(l) != test.want {
 				t.Fatalf("listed %q, %v, want %q", keys(l), err, test.want)
 			}
@@ -319,4 +320,30 @@ func TestPagesProperty(t *testing.T) {
 			t.Fatalf("pages %v, list %s", all, keys(whole))
 		}
 	})
+}
+
+// A token ends with the history that it is about, though memory still knows: nothing has changed since, and the client comes back again and again.
+func TestContinueEndsWithCompaction(t *testing.T) {
+	c := startEtcd(t)
+	r := open(t, store.Config{Client: c, SoleWriter: true, CompactEvery: 30 * time.Millisecond}).Resource(podConfig)
+	for i := range 4 {
+		create(t, r, "a", fmt.Sprint(i))
+	}
+	first, err := r.List(t.Context(), store.ListOptions{Limit: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		_, err := r.List(t.Context(), store.ListOptions{Limit: 1, Continue: first.Continue})
+		if apierrors.IsResourceExpired(err) {
+			break
+		}
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("the token lives on: %v", err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if l, err := r.List(t.Context(), store.ListOptions{Limit: 2}); err != nil || keys(l) != "a/0 a/1" {
+		t.Fatalf("a new list: %v, %v", keys(l), err)
+	}
 }

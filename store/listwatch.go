@@ -43,10 +43,10 @@ func (l *ListWatch) selector(o metav1.ListOptions) (s Selector, name string, err
 	if s.Fields, err = fields.ParseSelector(o.FieldSelector); err != nil {
 		return s, "", apierrors.NewBadRequest(fmt.Sprintf("parse field selector: %v", err))
 	}
-	s.FieldsOf = l.fieldsOf
-	if s.FieldsOf == nil {
-		s.FieldsOf = func(o runtime.Object) fields.Set {
-			m, err := meta.Accessor(o)
+	s.FieldsOf = func(o *Object) fields.Set { return l.fieldsOf(o.Object) }
+	if l.fieldsOf == nil {
+		s.FieldsOf = func(o *Object) fields.Set {
+			m, err := meta.Accessor(o.Object)
 			if err != nil {
 				return nil
 			}

@@ -30,17 +30,25 @@ type resource struct {
 	cache    *watchcache.Cache[Object]
 	own      ownWrites
 	written  atomic.Int64 // highest revision that etcd gave a write of this process
+	wanted   atomic.Int64 // highest revision that somebody asks progress for
 	progress chan struct{}
 	loaded   bool // the cache has the state and follows it; only for the feed
 	ready    chan struct{}
-	once     sync.Once // closes ready
-	broken   sync.Map  // key → error: stored, but not to be decoded
+	once     sync.Once       // closes ready
+	ctx      context.Context // ends with Close, and with the store
+	cancel   context.CancelFunc
+	fed      chan struct{} // closed when feed has returned
+	broken   atomic.Pointer[unreadable]
+	reread   chan struct{} // the keys of encryption have changed
 	detector *detector
 }
 
 func newResource(s *Store, c ResourceConfig) *resource {
 	r := &resource{s: s, c: c, codec: s.newCodec(c), prefix: s.c.Prefix + "/" + c.Prefix + "/",
-		progress: make(chan struct{}, 1), ready: make(chan struct{}), detector: newDetector(c.GroupResource.String(), s.c.DetectMutations)}
+		progress: make(chan struct{}, 1), reread: make(chan struct{}, 1), ready: make(chan struct{}), detector: newDetector(c.GroupResource.String(), s.c.DetectMutations)}
+	r.ctx, r.cancel = context.WithCancel(s.ctx)
+	r.fed = make(chan struct{})
+	r.broken.Store(&unreadable{})
 	config := watchcache.Config[Object]{
 		Key:      func(o *Object) string { return o.Key },
 		Revision: func(o *Object) int64 { return o.Revision },
@@ -90,6 +98,15 @@ func (r *resource) Ready() <-chan struct{} { return r.ready }
 // Count implements Resource.
 func (r *resource) Count() int { return r.cache.Len() }
 
+// Close implements Resource.
+func (r *resource) Close() {
+	r.s.forget(r)
+	r.cancel()
+	<-r.fed
+	r.cache.Close()
+	r.detector.check()
+}
+
 // started waits for the first load.
 func (r *resource) started(ctx context.Context) error {
 	select {
@@ -100,7 +117,7 @@ func (r *resource) started(ctx context.Context) error {
 	select {
 	case <-r.ready:
 		return nil
-	case <-r.s.ctx.Done():
+	case <-r.ctx.Done():
 		return watchcache.ErrClosed
 	case <-ctx.Done():
 		return context.Cause(ctx)
@@ -140,8 +157,8 @@ func (r *resource) Get(ctx context.Context, namespace, name, resourceVersion str
 
 // absent is the error of an object that is not in the cache.
 func (r *resource) absent(key, name string) error {
-	if err, ok := r.broken.Load(key); ok {
-		return apierrors.NewInternalError(err.(error))
+	if err := r.broken.Load().of(key); err != nil {
+		return apierrors.NewInternalError(err)
 	}
 	return apierrors.NewNotFound(r.c.GroupResource, name)
 }
@@ -152,11 +169,20 @@ func (r *resource) latest(ctx context.Context, key string) (*Object, error) {
 	if r.s.c.SoleWriter {
 		return r.known(key), nil
 	}
-	resp, err := r.s.kv.Get(ctx, r.prefix+key)
+	resp, err := r.get(ctx, requestGet, r.prefix+key)
 	if err != nil || len(resp.Kvs) == 0 {
 		return nil, err
 	}
 	return r.object(ctx, resp.Kvs[0])
+}
+
+// stored is the object as etcd has it now, decoded anew; nil when there is none.
+func (r *resource) stored(ctx context.Context, key string) (*Object, error) {
+	resp, err := r.get(ctx, requestGet, r.prefix+key)
+	if err != nil || len(resp.Kvs) == 0 {
+		return nil, err
+	}
+	return r.decode(ctx, resp.Kvs[0])
 }
 
 // known is the newest state of key that this process has: its own write if the cache has not come so far, else the cache's.
@@ -176,9 +202,19 @@ func (r *resource) reach(ctx context.Context, revision int64) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, freshTimeout, tooLarge(revision, r.cache.Revision()))
 	defer cancel()
 	if revision > r.written.Load() { // else the change itself is under way
+		raise(&r.wanted, revision)
 		r.askProgress()
 	}
 	return r.cache.Wait(ctx, revision)
+}
+
+// raise makes to at least revision.
+func raise(to *atomic.Int64, revision int64) {
+	for {
+		if old := to.Load(); old >= revision || to.CompareAndSwap(old, revision) {
+			return
+		}
+	}
 }
 
 // fresh waits until the cache holds everything that was acknowledged to anybody before the call.
@@ -264,6 +300,7 @@ func (r *resource) prepare(ctx context.Context, key string, obj runtime.Object, 
 			return nil, fmt.Errorf("get a lease of %d s: %w", ttlSeconds, err)
 		}
 	}
+	r.codec.settle(obj)
 	return &ownWrite{key: key, value: stored, object: &Object{Key: key, Object: obj, Memo: &Memo{}, size: len(plain), lease: lease}}, nil
 }
 
@@ -280,7 +317,15 @@ func (r *resource) write(ctx context.Context, w *ownWrite, at int64) (done bool,
 		op = clientv3.OpPut(full, string(w.value), opts...)
 	}
 	r.own.begin(w)
+	request, began := requestUpdate, time.Now()
+	switch {
+	case w.object == nil:
+		request = requestDelete
+	case at == 0:
+		request = requestCreate
+	}
 	resp, err := r.s.kv.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(full), "=", at)).Then(op).Else(clientv3.OpGet(full)).Commit()
+	r.observe(request, began, err)
 	if err != nil {
 		r.own.abandon(w)
 		return false, nil, err
@@ -300,11 +345,7 @@ func (r *resource) write(ctx context.Context, w *ownWrite, at int64) (done bool,
 	}
 	// In this order: whoever finds the write by name must find it in lists too, from then on.
 	revision := resp.Header.Revision
-	for {
-		if old := r.written.Load(); old >= revision || r.written.CompareAndSwap(old, revision) {
-			break
-		}
-	}
+	raise(&r.written, revision)
 	r.own.settle(w, revision)
 	return true, nil, nil
 }
@@ -331,7 +372,7 @@ func (r *resource) Update(ctx context.Context, namespace, name string, p *Precon
 	}
 	// The first attempt starts from what this process knows, which is mostly current; if it is not, the transaction's
 	// refusal brings what is. A decision against the write is checked against etcd before it counts.
-	current, sure := r.known(key), r.s.c.SoleWriter
+	current, sure, unsealed := r.known(key), r.s.c.SoleWriter, false
 	for {
 		next, err := r.decide(ctx, key, name, p, ignoreNotFound, current, decide)
 		if (err != nil || next == nil) && !sure {
@@ -347,6 +388,19 @@ func (r *resource) Update(ctx context.Context, namespace, name string, p *Precon
 		}
 		if err != nil {
 			return nil, failed(r.c.GroupResource, "update", err)
+		}
+		if next == nil && !unsealed && r.codec.mayBeStale() {
+			// The cache does not know with which key the value was written, if that has changed since, or if another server did it.
+			// Rotating keys relies on this: every object is updated as it is.
+			unsealed = true
+			stored, err := r.stored(ctx, key)
+			if err != nil {
+				return nil, failed(r.c.GroupResource, "update", err)
+			}
+			if stored == nil || stored.Revision != current.Revision || stored.stale {
+				current, sure = stored, true
+				continue
+			}
 		}
 		if next == nil {
 			return current, nil
@@ -409,6 +463,7 @@ func (r *resource) decide(ctx context.Context, key, name string, p *Precondition
 			return nil, fmt.Errorf("get a lease of %d s: %w", ttl, err)
 		}
 	}
+	r.codec.settle(obj)
 	return &ownWrite{key: key, value: stored, object: &Object{Key: current.Key, Object: obj, Memo: &Memo{}, size: len(plain), lease: lease}}, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -35,6 +36,9 @@ type Config struct {
 	CompactEvery time.Duration
 	// Limits bound each resource's cache.
 	Limits watchcache.Limits
+	// Observe, if set, is told of each request to etcd for a resource's objects, in upstream's words: get, list, create, update, delete. It
+	// must be quick.
+	Observe func(resource schema.GroupResource, request string, took time.Duration, err error)
 	// DetectMutations, for tests, is called with a description when a cached object was changed by someone who shares it.
 	// It costs a copy of every object. Nil: off.
 	DetectMutations func(what string)
@@ -47,9 +51,12 @@ type Store struct {
 	kv     clientv3.KV
 	leases leases
 	probe  probe
+	outage outage
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	work   sync.WaitGroup // every goroutine of the store
+
+	compacted atomic.Int64 // revision below which there is no history any more, as far as is known
 
 	mu        sync.Mutex
 	resources map[string]*resource // by prefix; guarded by mu
@@ -99,8 +106,13 @@ type ResourceConfig struct {
 	// Serializer encodes and decodes values. Nil: upstream's protobuf envelope, of the scheme's types; JSON values are
 	// read too, as upstream does.
 	Serializer runtime.Serializer
+	// Default fills in defaults in place, in what was decoded and in what was written, once it is encoded. Nil: none.
+	Default func(runtime.Object)
 	// Convert brings a value that was stored in another version or kind to Kind's type. Nil: such a value is an error.
 	Convert func(runtime.Object) (runtime.Object, error)
+	// KeepVersion leaves the versions of values alone, of those that are stored and of those that are to be: whoever reads and writes
+	// converts them. Convert is not asked.
+	KeepVersion bool
 	// TTL is how long an object that is written is kept; zero for ever. Nil: what Create says, and updates keep it.
 	TTL func(runtime.Object) time.Duration
 	// Index names a field by whose value many watchers select ("spec.nodeName"), and reads it, so that a change costs only
@@ -143,6 +155,25 @@ func (s *Store) Close() {
 	}
 }
 
+// Reread has every resource try again what could not be decrypted. It is called when the keys of encryption have changed.
+func (s *Store) Reread() {
+	s.each(func(r *resource) {
+		select {
+		case r.reread <- struct{}{}:
+		default:
+		}
+	})
+}
+
+// forget makes room for another resource of r's prefix.
+func (s *Store) forget(r *resource) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := strings.Trim(r.c.Prefix, "/"); s.resources[p] == r {
+		delete(s.resources, p)
+	}
+}
+
 // each calls f for every resource there is.
 func (s *Store) each(f func(*resource)) {
 	s.mu.Lock()
@@ -158,7 +189,7 @@ func (s *Store) each(f func(*resource)) {
 
 // newCodec returns the codec of a resource.
 func (s *Store) newCodec(c ResourceConfig) codec {
-	k := codec{kind: c.Kind, serializer: c.Serializer, convert: c.Convert}
+	k := codec{kind: c.Kind, serializer: c.Serializer, convert: c.Convert, keep: c.KeepVersion, defaults: c.Default}
 	if k.serializer == nil {
 		k.serializer = newEnvelope(scheme.Scheme)
 	}

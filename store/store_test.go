@@ -63,6 +63,8 @@ func podFields(o runtime.Object) fields.Set {
 	return fields.Set{"metadata.name": p.Name, "metadata.namespace": p.Namespace, "spec.nodeName": p.Spec.NodeName, "status.phase": string(p.Status.Phase)}
 }
 
+func storedPodFields(o *store.Object) fields.Set { return podFields(o.Object) }
+
 // pods opens a store over a fresh etcd and returns its pods.
 func pods(t testing.TB) (store.Resource, *clientv3.Client) {
 	t.Helper()

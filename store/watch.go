@@ -80,6 +80,13 @@ func (r *resource) watch(ctx context.Context, o WatchOptions) (Watcher, error) {
 	if err != nil {
 		return nil, err
 	}
+	within := ""
+	if r.c.Namespaced && o.Namespace != "" {
+		within = o.Namespace + "/"
+	}
+	if err := r.broken.Load().within(within, c.Key); err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
 	w, err := r.cache.Watch(c)
 	if errors.Is(err, watchcache.ErrExpired) {
 		return &refused{expired(fmt.Sprintf("too old resource version: %d (%d)", revision, r.cache.Floor())), false}, nil
@@ -87,7 +94,7 @@ func (r *resource) watch(ctx context.Context, o WatchOptions) (Watcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &watcher{w: w}, nil
+	return &watcher{w: w, of: r}, nil
 }
 
 // expired is the 410 that makes a client list again.
@@ -99,6 +106,7 @@ func expired(message string) *metav1.Status {
 // watcher is a watchcache.Watcher in the contract's terms.
 type watcher struct {
 	w   *watchcache.Watcher[Object]
+	of  *resource
 	out []Event // reused
 }
 
@@ -127,6 +135,12 @@ func (w *watcher) Next(ctx context.Context) ([]Event, error) {
 		case watchcache.Failed:
 			status := expired(e.Err.Error())
 			if errors.Is(e.Err, watchcache.ErrClosed) {
+				if w.of.s.ctx.Err() == nil { // the resource is no more; the store is
+					if len(w.out) > 0 {
+						return w.out, nil // the next call is told the end
+					}
+					return nil, io.EOF
+				}
 				s := apierrors.NewServiceUnavailable("the store is shutting down").ErrStatus
 				status = &s
 				status.Code = http.StatusServiceUnavailable

@@ -136,9 +136,9 @@ func TestWatchSelectors(t *testing.T) {
 	from := fmt.Sprint(mustList(t, r).ResourceVersion)
 	app, _ := labels.Parse("app=web")
 	byLabel := start(t, r, store.WatchOptions{ResourceVersion: from, Selector: store.Selector{Labels: app}})
-	byNode := start(t, r, store.WatchOptions{ResourceVersion: from, Selector: store.Selector{Fields: fields.ParseSelectorOrDie("spec.nodeName=n1"), FieldsOf: podFields}})
-	unbound := start(t, r, store.WatchOptions{ResourceVersion: from, Selector: store.Selector{Fields: fields.ParseSelectorOrDie("spec.nodeName="), FieldsOf: podFields}})
-	phase := start(t, r, store.WatchOptions{ResourceVersion: from, Selector: store.Selector{Fields: fields.ParseSelectorOrDie("status.phase!=Succeeded,spec.nodeName=n1"), FieldsOf: podFields}})
+	byNode := start(t, r, store.WatchOptions{ResourceVersion: from, Selector: store.Selector{Fields: fields.ParseSelectorOrDie("spec.nodeName=n1"), FieldsOf: storedPodFields}})
+	unbound := start(t, r, store.WatchOptions{ResourceVersion: from, Selector: store.Selector{Fields: fields.ParseSelectorOrDie("spec.nodeName="), FieldsOf: storedPodFields}})
+	phase := start(t, r, store.WatchOptions{ResourceVersion: from, Selector: store.Selector{Fields: fields.ParseSelectorOrDie("status.phase!=Succeeded,spec.nodeName=n1"), FieldsOf: storedPodFields}})
 
 	change := func(f func(*corev1.Pod)) int64 {
 		o, err := r.Update(t.Context(), "a", "1", nil, false, func(cur *store.Object) (runtime.Object, error) {

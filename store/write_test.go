@@ -349,8 +349,8 @@ func TestTransformer(t *testing.T) {
 	if _, err := c.Put(t.Context(), "/registry/pods/a/y", string(stored().Kvs[0].Value)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.List(t.Context(), store.ListOptions{ResourceVersion: fmt.Sprint(stored().Header.Revision)}); err != nil {
-		t.Fatal(err)
+	if _, err := r.List(t.Context(), store.ListOptions{ResourceVersion: fmt.Sprint(stored().Header.Revision)}); !apierrors.IsInternalError(err) || !strings.Contains(err.Error(), "value of another key") {
+		t.Fatalf("a list with a value moved to another key: %v", err)
 	}
 	if _, err := r.Get(t.Context(), "a", "y", ""); !apierrors.IsInternalError(err) || !strings.Contains(err.Error(), "value of another key") {
 		t.Fatalf("a value moved to another key: %v", err)

@@ -25,6 +25,7 @@ func CertificateSigningRequests() *Kind {
 		New:              func() runtime.Object { return new(certificatesv1.CertificateSigningRequest) },
 		NewList:          func() runtime.Object { return new(certificatesv1.CertificateSigningRequestList) },
 		StoragePrefix:    "certificatesigningrequests",
+		Resets:           []string{"spec"},
 		PrepareForCreate: func(ctx context.Context, obj runtime.Object) {
 			nameRequestor(ctx, obj.(*certificatesv1.CertificateSigningRequest))
 		},

@@ -32,12 +32,17 @@ var keyUsages = []certificatesv1.KeyUsage{
 }
 
 func validateCSR(c *certificatesv1.CertificateSigningRequest) field.ErrorList {
-	errs := ValidateMeta(&c.ObjectMeta, false, func(string, bool) []string { return nil })
-	errs = append(errs, validateCSRSpec(c)...)
+	errs := validateAnyCSR(c)
 	if len(errs) == 0 { // the last of upstream's checks, which has only the name left
 		errs = ValidateMeta(&c.ObjectMeta, false, NameIsPathSegment)
 	}
 	return errs
+}
+
+// validateAnyCSR checks a request by whatever name.
+func validateAnyCSR(c *certificatesv1.CertificateSigningRequest) field.ErrorList {
+	errs := ValidateMeta(&c.ObjectMeta, false, func(string, bool) []string { return nil })
+	return append(errs, validateCSRSpec(c)...)
 }
 
 func validateCSRSpec(c *certificatesv1.CertificateSigningRequest) (errs field.ErrorList) {
@@ -152,7 +157,7 @@ func validateCSRConditions(c *certificatesv1.CertificateSigningRequest) (errs fi
 }
 
 func validateCSRUpdate(c, old *certificatesv1.CertificateSigningRequest) field.ErrorList {
-	return append(ValidateMetaUpdate(&c.ObjectMeta, &old.ObjectMeta), validateCSR(c)...)
+	return append(ValidateMetaUpdate(&c.ObjectMeta, &old.ObjectMeta), validateAnyCSR(c)...)
 }
 
 func validateCSRApproval(c, old *certificatesv1.CertificateSigningRequest) field.ErrorList {

@@ -260,7 +260,9 @@ func validateSlicePorts(ports []discoveryv1.EndpointPort) (errs field.ErrorList)
 		if p.Protocol == nil {
 			errs = append(errs, field.Required(at.Child("protocol"), ""))
 		} else {
-			errs = append(errs, validateProtocol(*p.Protocol, at.Child("protocol"))...)
+			var f faults
+			knownValue(&f, whereOf(at.Child("protocol")), *p.Protocol, []corev1.Protocol{corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP})
+			errs = append(errs, f.list...)
 		}
 		if p.Port != nil {
 			for _, sentence := range contentvalidation.IsValidPortNum(int(*p.Port)) {

@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -114,7 +115,8 @@ func TestKindsAreWhole(t *testing.T) {
 // filler makes random objects. It leaves strings short, so that some are right, and mixes in values that mean something.
 func filler(seed int64) *randfill.Filler {
 	words := []string{"", "a", "None", "10.0.0.1", "fd00::1", "TCP", "LoadBalancer", "ClusterIP", "ExternalName", "NodePort", "ClientIP", "IPv4", "a/b", "10.0.0.0/8",
-		"kubernetes.io/tls", "kubernetes.io/dockerconfigjson", "Local", "In", "%", "User", "ServiceAccount"}
+		"kubernetes.io/tls", "kubernetes.io/dockerconfigjson", "Local", "In", "%", "User", "ServiceAccount", "object", "array"}
+	depth := 0
 	return randfill.New().NilChance(.3).NumElements(0, 3).RandSource(rand.NewSource(seed)).Funcs(
 		func(s *string, c randfill.Continue) {
 			*s = words[c.Rand.Intn(len(words))]
@@ -133,6 +135,17 @@ func filler(seed int64) *randfill.Filler {
 			*tm = metav1.NewMicroTime(time.Unix(c.Rand.Int63n(2e9), 0))
 		},
 		func(f *metav1.FieldsV1, c randfill.Continue) { f.Raw = []byte("{}") },
+		// Schemas hold schemas, more than one each: without a floor they would go on for ever.
+		func(s *apiextensionsv1.JSONSchemaProps, c randfill.Continue) {
+			if depth++; depth <= 2 {
+				c.FillNoCustom(s)
+			} else {
+				c.Fill(&s.Type)
+			}
+			depth--
+		},
+		func(j *apiextensionsv1.JSON, c randfill.Continue) { j.Raw = []byte(words[c.Rand.Intn(len(words))]) },
+		func(e *runtime.RawExtension, c randfill.Continue) { e.Raw = []byte(words[c.Rand.Intn(len(words))]) },
 	)
 }
 

@@ -36,6 +36,7 @@ func Pods() *Kind {
 		Subresources: map[string]*Subresource{
 			"status": {
 				Verbs:            []string{"get", "patch", "update"},
+				Resets:           []string{"metadata.deletionTimestamp", "metadata.ownerReferences"},
 				PrepareForUpdate: preparePodStatusForUpdate,
 				ValidateUpdate:   validatePodStatusUpdate,
 			},

@@ -31,6 +31,11 @@ func (f *faults) templateMeta(w *where, m *metav1.ObjectMeta) {
 // validateClaimSpec checks the specification of a persistent volume claim; with anyValue malformed label
 // values in the selector pass, because the old object has some.
 func validateClaimSpec(f *faults, w *where, s *corev1.PersistentVolumeClaimSpec, anyValue bool) {
+	validateClaimSpecUpdate(f, w, s, anyValue, false)
+}
+
+// validateClaimSpecUpdate is validateClaimSpec; with anyGroup malformed API groups of data sources pass as well.
+func validateClaimSpecUpdate(f *faults, w *where, s *corev1.PersistentVolumeClaimSpec, anyValue, anyGroup bool) {
 	if len(s.AccessModes) == 0 {
 		f.required(w.field("accessModes"), "at least 1 access mode is required")
 	}
@@ -44,9 +49,9 @@ func validateClaimSpec(f *faults, w *where, s *corev1.PersistentVolumeClaimSpec,
 	}
 	f.className(w.field("storageClassName"), s.StorageClassName)
 	if s.VolumeMode != nil {
-		knownValue(f, w.field("volumeMode"), *s.VolumeMode, []corev1.PersistentVolumeMode{corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem})
+		knownValue(f, w.field("volumeMode"), *s.VolumeMode, volumeModes)
 	}
-	validateClaimSource(f, w, s)
+	validateClaimSource(f, w, s, anyGroup)
 	f.className(w.field("volumeAttributesClassName"), s.VolumeAttributesClassName)
 }
 
@@ -66,8 +71,7 @@ func validateAccessModes(f *faults, w *where, modes []corev1.PersistentVolumeAcc
 		case corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOnce:
 			others = true
 		default:
-			notSupported(f, w, mode, []corev1.PersistentVolumeAccessMode{
-				corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOnce, corev1.ReadWriteOncePod})
+			notSupported(f, w, mode, accessModes)
 		}
 	}
 	if alone && others {
@@ -77,14 +81,14 @@ func validateAccessModes(f *faults, w *where, modes []corev1.PersistentVolumeAcc
 
 // validateClaimSource checks where the content of a new volume comes from: dataSource, its wider successor dataSourceRef
 // (KEP-1495), or both if they say the same.
-func validateClaimSource(f *faults, w *where, s *corev1.PersistentVolumeClaimSpec) {
+func validateClaimSource(f *faults, w *where, s *corev1.PersistentVolumeClaimSpec, anyGroup bool) {
 	if d := s.DataSource; d != nil {
-		dataSource(f, w.field("dataSource"), d.APIGroup, d.Kind, d.Name)
+		dataSource(f, w.field("dataSource"), d.APIGroup, d.Kind, d.Name, anyGroup)
 	}
 	elsewhere := false
 	if d := s.DataSourceRef; d != nil {
 		at := w.field("dataSourceRef")
-		dataSource(f, at, d.APIGroup, d.Kind, d.Name)
+		dataSource(f, at, d.APIGroup, d.Kind, d.Name, anyGroup)
 		if d.Namespace != nil && *d.Namespace != "" {
 			elsewhere = true
 			f.dnsLabel(at.field("namespace"), *d.Namespace)
@@ -102,11 +106,13 @@ func validateClaimSource(f *faults, w *where, s *corev1.PersistentVolumeClaimSpe
 	}
 }
 
-func dataSource(f *faults, w *where, group *string, kind, name string) {
+func dataSource(f *faults, w *where, group *string, kind, name string, anyGroup bool) {
 	f.needs(w.field("name"), name)
 	f.needs(w.field("kind"), kind)
 	if group != nil && *group != "" {
-		f.dnsSubdomain(w.field("apiGroup"), *group)
+		if !anyGroup {
+			f.dnsSubdomain(w.field("apiGroup"), *group)
+		}
 	} else if kind != "PersistentVolumeClaim" {
 		f.invalid(w, kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup")
 	}

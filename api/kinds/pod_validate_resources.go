@@ -101,15 +101,15 @@ func (f *faults) resourceName(w *where, name corev1.ResourceName) bool {
 	return len(f.list) == before
 }
 
-func (c *podCheck) containerResourceName(w *where, name corev1.ResourceName) {
-	c.resourceName(w, name)
+func (f *faults) containerResourceName(w *where, name corev1.ResourceName) {
+	f.resourceName(w, name)
 	switch {
 	case !strings.Contains(string(name), "/"):
 		if name != corev1.ResourceCPU && name != corev1.ResourceMemory && name != corev1.ResourceEphemeralStorage && !isHugePages(name) {
-			c.invalid(w, name, "must be a standard resource for containers")
+			f.invalid(w, name, "must be a standard resource for containers")
 		}
 	case !isNative(name) && !isExtended(name):
-		c.invalid(w, name, "doesn't follow extended resource name standard")
+		f.invalid(w, name, "doesn't follow extended resource name standard")
 	}
 }
 

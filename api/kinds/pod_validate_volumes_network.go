@@ -109,8 +109,12 @@ func (c *podCheck) quobyte(w *where, s *corev1.QuobyteVolumeSource) {
 }
 
 func (c *podCheck) flexVolume(w *where, s *corev1.FlexVolumeSource) {
-	c.needs(w.field("driver"), s.Driver)
-	for option := range s.Options {
+	c.flexDriver(w, s.Driver, s.Options)
+}
+
+func (c *podCheck) flexDriver(w *where, driver string, options map[string]string) {
+	c.needs(w.field("driver"), driver)
+	for option := range options {
 		domain, _, _ := strings.Cut(option, "/")
 		if domain = "." + strings.ToLower(domain); strings.HasSuffix(domain, ".kubernetes.io") || strings.HasSuffix(domain, ".k8s.io") {
 			c.invalid(w.field("options").key(option), option, "kubernetes.io and k8s.io namespaces are reserved")

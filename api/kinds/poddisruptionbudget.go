@@ -1,7 +1,6 @@
 package kinds
 
 import (
-	"fmt"
 	"time"
 
 	policyv1 "k8s.io/api/policy/v1"
@@ -10,7 +9,6 @@ import (
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -78,39 +76,22 @@ func validateBudget(s *policyv1.PodDisruptionBudgetSpec) (errs field.ErrorList) 
 	if s.MinAvailable != nil && s.MaxUnavailable != nil {
 		errs = append(errs, field.Invalid(specPath, *s, "minAvailable and maxUnavailable cannot be both set"))
 	}
+	var f faults
 	if s.MinAvailable != nil {
-		errs = append(errs, validateCountOrShare(*s.MinAvailable, specPath.Child("minAvailable"))...)
+		f.countOrShare(specRoot.field("minAvailable"), *s.MinAvailable)
+		f.atMostAll(specRoot.field("minAvailable"), *s.MinAvailable)
 	}
 	if s.MaxUnavailable != nil {
-		errs = append(errs, validateCountOrShare(*s.MaxUnavailable, specPath.Child("maxUnavailable"))...)
+		f.countOrShare(specRoot.field("maxUnavailable"), *s.MaxUnavailable)
+		f.atMostAll(specRoot.field("maxUnavailable"), *s.MaxUnavailable)
 	}
+	errs = append(errs, f.list...)
 	errs = append(errs, metav1validation.ValidateLabelSelector(s.Selector, metav1validation.LabelSelectorValidationOptions{}, specPath.Child("selector"))...)
 	if p := s.UnhealthyPodEvictionPolicy; p != nil {
 		switch *p {
 		case policyv1.IfHealthyBudget, policyv1.AlwaysAllow:
 		default:
 			errs = append(errs, field.NotSupported(specPath.Child("unhealthyPodEvictionPolicy"), *p, []policyv1.UnhealthyPodEvictionPolicyType{policyv1.AlwaysAllow, policyv1.IfHealthyBudget}))
-		}
-	}
-	return errs
-}
-
-// validateCountOrShare wants a non-negative number or a percentage of at most 100.
-func validateCountOrShare(v intstr.IntOrString, path *field.Path) (errs field.ErrorList) {
-	switch v.Type {
-	case intstr.String:
-		for _, sentence := range validation.IsValidPercent(v.StrVal) {
-			errs = append(errs, field.Invalid(path, v, sentence))
-		}
-		var share int
-		if len(errs) == 0 {
-			if _, err := fmt.Sscanf(v.StrVal, "%d%%", &share); err == nil && share > 100 {
-				errs = append(errs, field.Invalid(path, v, "must not be greater than 100%"))
-			}
-		}
-	default:
-		if v.IntVal < 0 {
-			errs = append(errs, field.Invalid(path, int64(v.IntVal), "must be greater than or equal to 0"))
 		}
 	}
 	return errs

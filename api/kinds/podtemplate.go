@@ -28,19 +28,29 @@ func PreparePodTemplate(t, old *corev1.PodTemplateSpec) {
 // ValidatePodTemplate checks a pod template at path; old is the template that it replaces, nil on create. Workload kinds call it.
 func ValidatePodTemplate(t, old *corev1.PodTemplateSpec, path *field.Path) field.ErrorList {
 	w := whereOf(path)
-	c := podCheck{spec: &t.Spec}
-	if old != nil {
-		c.allow = allowancesFor(&old.Spec)
-	}
-	c.add(metavalidation.ValidateLabels(t.Labels, w.field("labels").path()))
-	c.annotations(w.field("annotations"), t.Annotations)
-	c.podAnnotations(w.field("annotations"), t.Annotations)
+	c := templateCheck(t, old)
+	c.templateLabels(w, t)
 	c.podSpec(w.field("spec"), nil)
 	c.annotatedProfiles(w.field("spec"), t.Annotations)
 	if len(t.Spec.EphemeralContainers) > 0 {
 		c.forbidden(w.field("spec").field("ephemeralContainers"), "ephemeral containers not allowed in pod template")
 	}
 	return c.list
+}
+
+func templateCheck(t, old *corev1.PodTemplateSpec) podCheck {
+	c := podCheck{spec: &t.Spec}
+	if old != nil {
+		c.allow = allowancesFor(&old.Spec)
+	}
+	return c
+}
+
+// templateLabels checks the labels and annotations that a template gives to its pods.
+func (c *podCheck) templateLabels(w *where, t *corev1.PodTemplateSpec) {
+	c.add(metavalidation.ValidateLabels(t.Labels, w.field("labels").path()))
+	c.annotations(w.field("annotations"), t.Annotations)
+	c.podAnnotations(w.field("annotations"), t.Annotations)
 }
 
 // PodTemplateWarnings warns of the like in a pod template at path. Workload kinds call it.

@@ -9,15 +9,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	netutils "k8s.io/utils/net"
 )
 
 // validateOrdinaryIP refuses addresses that mean "here" or "this link": traffic for them would never leave a node.
 func validateOrdinaryIP(value string, path *field.Path) (errs field.ErrorList) {
-	ip, err := netip.ParseAddr(value)
-	if err != nil {
+	ip := netutils.ParseIPSloppy(value)
+	if ip == nil {
 		return field.ErrorList{field.Invalid(path, value, "must be a valid IP address")}
 	}
-	ip = ip.Unmap()
 	refuse := func(refused bool, detail string) {
 		if refused {
 			errs = append(errs, field.Invalid(path, value, detail))

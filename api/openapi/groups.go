@@ -11,38 +11,49 @@ import (
 
 const versionModel = "io.k8s.apimachinery.pkg.version.Info"
 
-// groupsOf returns one group for each document, in the order of the kinds. Their paths are made when they are asked for.
-func groupsOf(served []*kinds.Kind) []group {
-	groups := []group{
-		{path: "api", paths: func() []path {
+// groupsOf returns one group for each document, in the order of the kinds. Their paths are made when they are asked for. A group of old whose
+// kinds are the same ones is used again, with what is known of it.
+func groupsOf(served []*kinds.Kind, old []*group) []*group {
+	known := make(map[string]*group, len(old))
+	for _, g := range old {
+		known[g.path] = g
+	}
+	again := func(g *group) *group {
+		if o := known[g.path]; o != nil && slices.Equal(o.kinds, g.kinds) {
+			return o
+		}
+		return g
+	}
+	groups := []*group{
+		again(&group{path: "api", paths: func() []path {
 			return []path{listing("/api/", "get available API versions", "getCoreAPIVersions", "core", modelOf(metav1.APIVersions{}), objectTypes)}
-		}},
-		{path: "apis", paths: func() []path {
+		}}),
+		again(&group{path: "apis", paths: func() []path {
 			return []path{listing("/apis/", "get available API versions", "getAPIVersions", "apis", modelOf(metav1.APIGroupList{}), objectTypes)}
-		}},
-		{path: "version", paths: func() []path {
+		}}),
+		again(&group{path: "version", paths: func() []path {
 			return []path{listing("/version/", "get the version information for this server", "getCodeVersion", "version", versionModel, objectTypes[:1])}
-		}},
+		}}),
 	}
 	byVersion := map[schema.GroupVersion][]*kinds.Kind{}
 	var order []schema.GroupVersion
 	for _, k := range served {
 		gv := k.GroupVersionKind.GroupVersion()
-		if !slices.Contains(order, gv) {
+		if byVersion[gv] == nil {
 			order = append(order, gv)
 		}
 		byVersion[gv] = append(byVersion[gv], k)
 	}
-	var named []string
+	named := map[string]bool{}
 	for _, gv := range order {
-		if gv.Group != "" && !slices.Contains(named, gv.Group) {
-			named = append(named, gv.Group)
-			groups = append(groups, group{path: "apis/" + gv.Group, paths: func() []path {
+		if gv.Group != "" && !named[gv.Group] {
+			named[gv.Group] = true
+			groups = append(groups, again(&group{path: "apis/" + gv.Group, paths: func() []path {
 				return []path{listing("/apis/"+gv.Group+"/", "get information of a group", "get"+groupTitle(gv.Group)+"APIGroup", groupTag(gv.Group), modelOf(metav1.APIGroup{}), objectTypes)}
-			}})
+			}}))
 		}
 		ks := byVersion[gv]
-		groups = append(groups, group{path: groupVersionPath(gv), paths: func() []path {
+		groups = append(groups, again(&group{path: groupVersionPath(gv), kinds: ks, paths: func() []path {
 			root := "/" + groupVersionPath(gv) + "/"
 			id := "get" + groupTitle(gv.Group) + upperFirst(gv.Version) + "APIResources"
 			paths := []path{listing(root, "get available resources", id, groupTag(gv.Group)+"_"+gv.Version, modelOf(metav1.APIResourceList{}), objectTypes)}
@@ -50,7 +61,7 @@ func groupsOf(served []*kinds.Kind) []group {
 				paths = append(paths, newResource(k).paths()...)
 			}
 			return paths
-		}})
+		}}))
 	}
 	return groups
 }

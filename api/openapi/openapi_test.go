@@ -262,7 +262,7 @@ func TestMemoryGoesBack(t *testing.T) {
 	first = nil
 	runtime.GC()
 	runtime.GC()
-	if d.made["api/v1.json"].Value() != nil {
+	if d.made["api/v1.json"].doc.Value() != nil {
 		t.Error("the document is still held")
 	}
 	_, second, _, err := d.V3JSON("api/v1")

@@ -59,6 +59,9 @@ var (
 		"application/apply-patch+yaml", "application/apply-patch+cbor",
 	}
 	anyType = []string{"*/*"}
+	// Custom resources have neither protobuf nor patch strategies.
+	customTypes      = []string{"application/json", "application/yaml"}
+	customPatchTypes = []string{"application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"}
 )
 
 const metaModel = "io.k8s.apimachinery.pkg.apis.meta.v1."
@@ -72,13 +75,16 @@ var returnsDeleted = map[string]bool{
 
 // resource writes the paths of one kind.
 type resource struct {
-	kind  *kinds.Kind
-	gvk   schema.GroupVersionKind
-	scope string // "Namespaced" or ""
-	model string
-	tag   string
-	title string // of the group and version in operation IDs
-	root  string // "/api/v1" or "/apis/apps/v1"
+	kind      *kinds.Kind
+	gvk       schema.GroupVersionKind
+	scope     string // "Namespaced" or ""
+	model     string
+	listModel string
+	tag       string
+	title     string // of the group and version in operation IDs
+	root      string // "/api/v1" or "/apis/apps/v1"
+
+	objects, lists, patches, bodies []string // media types
 }
 
 // groupTitle is how operation IDs spell a group: "rbac.authorization.k8s.io" is "RbacAuthorization".
@@ -126,9 +132,17 @@ func newResource(k *kinds.Kind) *resource {
 	gv := k.GroupVersionKind.GroupVersion()
 	r := &resource{
 		kind: k, gvk: k.GroupVersionKind, model: modelOf(k.New()),
-		tag:   groupTag(gv.Group) + "_" + gv.Version,
-		title: groupTitle(gv.Group) + upperFirst(gv.Version),
-		root:  "/" + groupVersionPath(gv),
+		tag:     groupTag(gv.Group) + "_" + gv.Version,
+		title:   groupTitle(gv.Group) + upperFirst(gv.Version),
+		root:    "/" + groupVersionPath(gv),
+		objects: objectTypes, lists: listTypes, patches: patchTypes, bodies: anyType,
+	}
+	if k.NewList != nil {
+		r.listModel = modelOf(k.NewList())
+	}
+	if k.Custom {
+		r.model, r.listModel = kinds.ModelName(k.GroupVersionKind), kinds.ModelName(listKind(k))
+		r.objects, r.lists, r.patches, r.bodies = customTypes, customTypes, customPatchTypes, customTypes
 	}
 	if k.Namespaced {
 		r.scope = "Namespaced"
@@ -144,7 +158,9 @@ func groupVersionPath(gv schema.GroupVersion) string {
 	return "apis/" + gv.Group + "/" + gv.Version
 }
 
-func (r *resource) serves(verb string) bool { return slices.Contains(r.kind.Verbs, verb) }
+func (r *resource) serves(verb string) bool {
+	return slices.Contains(r.kind.Verbs, verb) || slices.Contains(r.kind.HiddenVerbs, verb)
+}
 
 // id spells an operation ID: the verb, the group and version, more about the verb, the scope, the kind, a suffix.
 func (r *resource) id(verb, more, suffix string) string {
@@ -175,7 +191,7 @@ func (r *resource) paths() (paths []path) {
 			r.list("list"+r.title+r.gvk.Kind+"ForAllNamespaces", nil),
 		}}))
 	}
-	if r.serves("watch") {
+	if r.serves("watch") && !r.kind.Custom {
 		paths = append(paths, r.watches(scope, named)...)
 	}
 	return paths
@@ -188,14 +204,14 @@ func (r *resource) collection(url string, scope []parameter) path {
 	}
 	if r.serves("create") {
 		p.operations = append(p.operations, r.operation("post", "post", r.id("create", "", ""), article("create", r.gvk.Kind), operation{
-			parameters: join(scope, optionParameters(metav1.CreateOptions{})), body: &body{model: r.model}, consumes: anyType, produces: objectTypes,
+			parameters: join(scope, optionParameters(metav1.CreateOptions{})), body: &body{model: r.model}, consumes: r.bodies, produces: r.objects,
 			responses: answers(r.model, "200", "201", "202"),
 		}))
 	}
 	if r.serves("deletecollection") {
 		p.operations = append(p.operations, r.operation("delete", "deletecollection", r.id("delete", "Collection", ""), "delete collection of "+r.gvk.Kind, operation{
 			parameters: join(scope, deleteCollectionParameters()), body: &body{model: metaModel + "DeleteOptions", optional: true},
-			consumes: anyType, produces: objectTypes, responses: answers(metaModel+"Status", "200"),
+			consumes: r.bodies, produces: r.objects, responses: answers(metaModel+"Status", "200"),
 		}))
 	}
 	return hoist(p)
@@ -203,8 +219,8 @@ func (r *resource) collection(url string, scope []parameter) path {
 
 func (r *resource) list(id string, scope []parameter) operation {
 	return r.operation("get", "list", id, "list or watch objects of kind "+r.gvk.Kind, operation{
-		parameters: join(scope, optionParameters(metav1.ListOptions{})), consumes: anyType, produces: listTypes,
-		responses: answers(modelOf(r.kind.NewList()), "200"),
+		parameters: join(scope, optionParameters(metav1.ListOptions{})), consumes: r.bodies, produces: r.lists,
+		responses: answers(r.listModel, "200"),
 	})
 }
 
@@ -224,7 +240,7 @@ func (r *resource) item(url string, named []parameter) path {
 		}
 		p.operations = append(p.operations, r.operation("delete", "delete", r.id("delete", "", ""), article("delete", kind), operation{
 			parameters: join(named, optionParameters(metav1.DeleteOptions{})), body: &body{model: metaModel + "DeleteOptions", optional: true},
-			consumes: anyType, produces: objectTypes, responses: answers(answer, "200", "202"),
+			consumes: r.bodies, produces: r.objects, responses: answers(answer, "200", "202"),
 		}))
 	}
 	if r.serves("patch") {
@@ -235,21 +251,21 @@ func (r *resource) item(url string, named []parameter) path {
 
 func (r *resource) read(id, description string, named []parameter) operation {
 	return r.operation("get", "get", id, description, operation{
-		parameters: named, consumes: anyType, produces: objectTypes, responses: answers(r.model, "200"),
+		parameters: named, consumes: r.bodies, produces: r.objects, responses: answers(r.model, "200"),
 	})
 }
 
 func (r *resource) replace(id, description, model string, named []parameter) operation {
 	return r.operation("put", "put", id, description, operation{
 		parameters: join(named, optionParameters(metav1.UpdateOptions{})), body: &body{model: model},
-		consumes: anyType, produces: objectTypes, responses: answers(model, "200", "201"),
+		consumes: r.bodies, produces: r.objects, responses: answers(model, "200", "201"),
 	})
 }
 
 func (r *resource) patch(id, description, model string, named []parameter) operation {
 	return r.operation("patch", "patch", id, description, operation{
 		parameters: join(named, optionParameters(metav1.PatchOptions{})), body: &body{model: metaModel + "Patch"},
-		consumes: patchTypes, produces: objectTypes, responses: answers(model, "200", "201"),
+		consumes: r.patches, produces: r.objects, responses: answers(model, "200", "201"),
 	})
 }
 
@@ -283,7 +299,7 @@ func (r *resource) connect(url string, scope []parameter, s kinds.SubresourceInf
 	if s.Name == "log" {
 		op := r.operation("get", "get", r.id("read", "", suffix), "read log of the specified "+r.gvk.Kind, operation{
 			parameters: join(scope, []parameter{nameParameter(r.gvk.Kind)}, optionParameters(corev1.PodLogOptions{})),
-			consumes:   anyType, produces: logTypes, responses: []response{{code: "200", description: "OK"}},
+			consumes:   r.bodies, produces: logTypes, responses: []response{{code: "200", description: "OK"}},
 		})
 		return []path{hoist(path{url: url + "/" + s.Name, operations: []operation{op}})}
 	}
@@ -298,7 +314,7 @@ func (r *resource) connect(url string, scope []parameter, s kinds.SubresourceInf
 		model := modelOfKind(as.gvk)
 		op := as.operation("post", "post", r.id("create", "", suffix), fmt.Sprintf("create %s of %s %s", s.Name, aOrAn(r.gvk.Kind), r.gvk.Kind), operation{
 			parameters: join(named, optionParameters(metav1.CreateOptions{})), body: &body{model: model},
-			consumes: anyType, produces: objectTypes, responses: answers(model, "200", "201", "202"),
+			consumes: r.bodies, produces: r.objects, responses: answers(model, "200", "201", "202"),
 		})
 		return []path{hoist(path{url: url + "/" + s.Name, operations: []operation{op}})}
 	}
@@ -347,7 +363,7 @@ func connectOptions(kind string) ([]parameter, bool) {
 func (r *resource) watches(scope, named []parameter) (paths []path) {
 	watch := func(url, action, id, description string, parameters []parameter) {
 		op := r.operation("get", action, id, description, operation{
-			parameters: join(parameters, optionParameters(metav1.ListOptions{})), consumes: anyType, produces: listTypes,
+			parameters: join(parameters, optionParameters(metav1.ListOptions{})), consumes: r.bodies, produces: r.lists,
 			responses: answers(metaModel+"WatchEvent", "200"),
 		})
 		paths = append(paths, hoist(path{url: url, operations: []operation{op}}))

@@ -14,18 +14,22 @@ const v2Ref = "#/definitions/"
 
 // makeV2 writes one document about everything. Parameters are written once and referred to: their descriptions would
 // be most of the document.
-func makeV2(groups []group, version string) ([]byte, error) {
+func makeV2(groups []*group, version string, from *source) ([]byte, error) {
 	shared := sharedParameters{}
 	items := object{}
 	models := map[string]bool{}
+	custom := map[string]json.RawMessage{}
 	for _, g := range groups {
 		paths := g.paths()
 		maps.Copy(models, modelsOf(paths))
+		if err := customModels(g.kinds, true, custom); err != nil {
+			return nil, err
+		}
 		for i := range paths {
 			items[paths[i].url] = v2Path(&paths[i], shared)
 		}
 	}
-	definitions, err := readDefinitions(models, func(d *definition) json.RawMessage { return d.V2 })
+	definitions, err := from.all(models, custom, func(d *definition) json.RawMessage { return d.V2 })
 	if err != nil {
 		return nil, err
 	}

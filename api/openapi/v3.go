@@ -12,9 +12,13 @@ type object = map[string]any
 const v3Ref = "#/components/schemas/"
 
 // makeV3 writes the document of one group and version.
-func makeV3(g group, version string) ([]byte, error) {
+func makeV3(g *group, version string, from *source) ([]byte, error) {
 	paths := g.paths()
-	definitions, err := readDefinitions(modelsOf(paths), func(d *definition) json.RawMessage { return d.V3 })
+	custom := map[string]json.RawMessage{}
+	if err := customModels(g.kinds, false, custom); err != nil {
+		return nil, err
+	}
+	definitions, err := from.all(modelsOf(paths), custom, func(d *definition) json.RawMessage { return d.V3 })
 	if err != nil {
 		return nil, err
 	}

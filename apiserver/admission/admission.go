@@ -75,13 +75,25 @@ func New(c Config) (*Chain, error) {
 		{"Priority", false, &priority{cl}},
 		{"DefaultTolerationSeconds", false, defaultTolerations{}},
 		{"ExtendedResourceToleration", true, extendedResources{}},
+		{"DefaultStorageClass", !cl.serves(storageClasses), &defaultStorageClass{cl}},
+		{"StorageObjectInUseProtection", false, storageProtection{}},
+		{"PersistentVolumeClaimResize", !cl.serves(storageClasses), &claimResize{cl}},
 		{"RuntimeClass", false, &runtimeClass{cl}},
 		{"CertificateApproval", c.Authorizer == nil, &certificateApproval{c.Authorizer}},
 		{"CertificateSigning", c.Authorizer == nil, &certificateSigning{c.Authorizer}},
+		{"ClusterTrustBundleAttest", c.Authorizer == nil, &trustBundleAttest{c.Authorizer}},
 		{"CertificateSubjectRestriction", false, certificateSubject{}},
+		{"DefaultIngressClass", !cl.serves(ingressClasses), &defaultIngressClass{cl}},
 		{"PodTopologyLabels", false, &topologyLabels{cl}},
+		{"MutatingAdmissionPolicy", c.Authorizer == nil, newMutatingPolicies(c.Authorizer)},
+		{"MutatingAdmissionWebhook", c.Authorizer == nil, newMutatingWebhooks(c.Authorizer)},
+		{"ValidatingAdmissionPolicy", c.Authorizer == nil, newValidatingPolicies(c.Authorizer)},
+		{"ValidatingAdmissionWebhook", c.Authorizer == nil, newValidatingWebhooks(c.Authorizer)},
+		{"PodCertificateSigning", c.Authorizer == nil, &podCertificateSigning{c.Authorizer}}, // where the status is validated
 		// Upstream checks escalation where roles are stored, after validation; as the last plugin it comes at the same point.
 		{"RBACEscalation", c.Authorizer == nil || c.Rules == nil, &escalation{c.Authorizer, c.Rules}},
+		// The last of all: what is charged shall not be refused afterwards.
+		{"ResourceQuota", !cl.serves(resourceQuotas), newResourceQuota(cl, c.Now)},
 	} {
 		if slices.Contains(c.Disable, p.name) || p.off && !slices.Contains(c.Enable, p.name) {
 			continue
@@ -95,10 +107,19 @@ func New(c Config) (*Chain, error) {
 func (c *Chain) Plugins() []admission.Interface { return slices.Clone(c.plugins) }
 
 // Initialize gives the plugins an in-process client, whose identity must be in system:masters, and registers with its
-// informers, which the caller starts afterwards.
-func (c *Chain) Initialize(set *client.Set) error {
+// informers, which the caller starts afterwards. What the plugins run by themselves ends with ctx.
+func (c *Chain) Initialize(ctx context.Context, set *client.Set) error {
 	if err := c.cluster.initialize(set); err != nil {
 		return fmt.Errorf("initialize admission: %w", err)
+	}
+	for _, p := range c.plugins {
+		if h, ok := p.(interface {
+			initialize(context.Context, *client.Set) error
+		}); ok {
+			if err := h.initialize(ctx, set); err != nil {
+				return fmt.Errorf("initialize admission: %w", err)
+			}
+		}
 	}
 	return nil
 }

@@ -74,7 +74,7 @@ func newWorld(t testing.TB, g grants, objects ...runtime.Object) *world {
 		t.Fatal(err)
 	}
 	set := &client.Set{Kubernetes: k, Informers: informers.NewSharedInformerFactory(k, 0)}
-	if err := chain.Initialize(set); err != nil {
+	if err := chain.Initialize(t.Context(), set); err != nil {
 		t.Fatal(err)
 	}
 	set.Informers.Start(t.Context().Done())
@@ -285,7 +285,7 @@ func TestNamespaceLifecycle(t *testing.T) {
 	if err := (&world{stopped, w.k}).admit(t, request{op: admission.Create, object: config("ns"), resource: "configmaps"}); !apierrors.IsServiceUnavailable(err) {
 		t.Errorf("before Initialize: %v", err)
 	}
-	if err := stopped.Initialize(idle); err != nil {
+	if err := stopped.Initialize(t.Context(), idle); err != nil {
 		t.Fatal(err)
 	}
 	if err := (&world{stopped, w.k}).admit(t, request{op: admission.Create, object: config("ns"), resource: "configmaps"}); err != nil {

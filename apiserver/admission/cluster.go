@@ -9,16 +9,20 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	nodev1 "k8s.io/api/node/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
+	networkinglisters "k8s.io/client-go/listers/networking/v1"
 	nodelisters "k8s.io/client-go/listers/node/v1"
 	schedulinglisters "k8s.io/client-go/listers/scheduling/v1"
+	storagelisters "k8s.io/client-go/listers/storage/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"wherry.dev/wherry/client"
@@ -27,7 +31,12 @@ import (
 // syncTimeout bounds how long a request waits for a list to be complete after start.
 const syncTimeout = 10 * time.Second
 
-var limitRanges = corev1.SchemeGroupVersion.WithResource("limitranges")
+var (
+	limitRanges    = corev1.SchemeGroupVersion.WithResource("limitranges")
+	storageClasses = storagev1.SchemeGroupVersion.WithResource("storageclasses")
+	ingressClasses = networkingv1.SchemeGroupVersion.WithResource("ingressclasses")
+	resourceQuotas = corev1.SchemeGroupVersion.WithResource("resourcequotas")
+)
 
 // cluster is what plugins see of the cluster. Safe for concurrent use.
 type cluster struct {
@@ -50,11 +59,14 @@ type sources struct {
 	accounts        corelisters.ServiceAccountLister
 	pods            corelisters.PodLister
 	nodes           corelisters.NodeLister
-	limitRanges     corelisters.LimitRangeLister // nil when not served
+	limitRanges     corelisters.LimitRangeLister    // nil when not served
+	resourceQuotas  corelisters.ResourceQuotaLister // nil when not served
 	priorityClasses schedulinglisters.PriorityClassLister
 	runtimeClasses  nodelisters.RuntimeClassLister
+	storageClasses  storagelisters.StorageClassLister    // nil when not served
+	ingressClasses  networkinglisters.IngressClassLister // nil when not served
 
-	prioritiesSynced, limitsSynced cache.DoneChecker
+	prioritiesSynced, limitsSynced, quotasSynced, storageClassesSynced, ingressClassesSynced cache.DoneChecker
 }
 
 func newCluster(served func(schema.GroupVersionResource) bool) *cluster {
@@ -80,6 +92,18 @@ func (c *cluster) initialize(set *client.Set) error {
 	if c.serves(limitRanges) {
 		s.limitRanges = core.LimitRanges().Lister()
 		s.limitsSynced = core.LimitRanges().Informer().HasSyncedChecker()
+	}
+	if c.serves(storageClasses) {
+		informer := set.Informers.Storage().V1().StorageClasses()
+		s.storageClasses, s.storageClassesSynced = informer.Lister(), informer.Informer().HasSyncedChecker()
+	}
+	if c.serves(ingressClasses) {
+		informer := set.Informers.Networking().V1().IngressClasses()
+		s.ingressClasses, s.ingressClassesSynced = informer.Lister(), informer.Informer().HasSyncedChecker()
+	}
+	if c.serves(resourceQuotas) {
+		s.resourceQuotas = core.ResourceQuotas().Lister()
+		s.quotasSynced = core.ResourceQuotas().Informer().HasSyncedChecker()
 	}
 	if _, err := core.ServiceAccounts().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: func(o any) {
 		if account, ok := o.(*corev1.ServiceAccount); ok {
@@ -174,6 +198,38 @@ func (c *cluster) priorityClasses(ctx context.Context) ([]*schedulingv1.Priority
 	return s.priorityClasses.List(labels.Everything())
 }
 
+// storageClass reads a class; it is called only where classes are served.
+func (c *cluster) storageClass(ctx context.Context, name string) (*storagev1.StorageClass, error) {
+	return find(ctx, c, func(s *sources) (*storagev1.StorageClass, error) { return s.storageClasses.Get(name) },
+		func(ctx context.Context, k kubernetes.Interface) (*storagev1.StorageClass, error) {
+			return k.StorageV1().StorageClasses().Get(ctx, name, metav1.GetOptions{})
+		})
+}
+
+// storageClasses lists all, complete; it is called only where classes are served.
+func (c *cluster) storageClasses(ctx context.Context) ([]*storagev1.StorageClass, error) {
+	s, err := c.ready()
+	if err != nil {
+		return nil, err
+	}
+	if err := await(ctx, s.storageClassesSynced); err != nil {
+		return nil, err
+	}
+	return s.storageClasses.List(labels.Everything())
+}
+
+// ingressClasses lists all, complete; it is called only where classes are served.
+func (c *cluster) ingressClasses(ctx context.Context) ([]*networkingv1.IngressClass, error) {
+	s, err := c.ready()
+	if err != nil {
+		return nil, err
+	}
+	if err := await(ctx, s.ingressClassesSynced); err != nil {
+		return nil, err
+	}
+	return s.ingressClasses.List(labels.Everything())
+}
+
 // limitRanges lists those of a namespace, complete.
 func (c *cluster) limitRanges(ctx context.Context, namespace string) ([]*corev1.LimitRange, error) {
 	s, err := c.ready()
@@ -184,6 +240,18 @@ func (c *cluster) limitRanges(ctx context.Context, namespace string) ([]*corev1.
 		return nil, err
 	}
 	return s.limitRanges.LimitRanges(namespace).List(labels.Everything())
+}
+
+// resourceQuotas lists those of a namespace, complete. They are only to be read.
+func (c *cluster) resourceQuotas(ctx context.Context, namespace string) ([]*corev1.ResourceQuota, error) {
+	s, err := c.ready()
+	if err != nil || s.resourceQuotas == nil {
+		return nil, err
+	}
+	if err := await(ctx, s.quotasSynced); err != nil {
+		return nil, err
+	}
+	return s.resourceQuotas.ResourceQuotas(namespace).List(labels.Everything())
 }
 
 func await(ctx context.Context, synced cache.DoneChecker) error {

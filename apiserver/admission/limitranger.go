@@ -54,12 +54,13 @@ func (p *limitRanger) Admit(ctx context.Context, a admission.Attributes, _ admis
 
 // Validate implements admission.ValidationInterface.
 func (p *limitRanger) Validate(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
-	if a.GetResource().Group != "" || a.GetSubresource() != "" {
+	resized := a.GetSubresource() == "resize"
+	if a.GetResource().Group != "" || a.GetSubresource() != "" && !resized {
 		return nil
 	}
 	pod, isPod := a.GetObject().(*corev1.Pod)
 	claim, isClaim := a.GetObject().(*corev1.PersistentVolumeClaim)
-	if !isPod && !isClaim || isPod && a.GetOperation() != admission.Create {
+	if !isPod && !isClaim || isPod && a.GetOperation() != admission.Create && !resized {
 		return nil
 	}
 	ranges, err := p.ranges(ctx, a)

@@ -67,6 +67,8 @@ func (p *nodeRestriction) Admit(ctx context.Context, a admission.Attributes, _ a
 		return p.csiNode(node, a)
 	case "certificatesigningrequests.certificates.k8s.io":
 		return p.signingRequest(node, a)
+	case "podcertificaterequests.certificates.k8s.io":
+		return p.podCertificate(ctx, node, a)
 	}
 	return nil
 }

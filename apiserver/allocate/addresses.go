@@ -98,7 +98,7 @@ func (a *addresses) create(ctx context.Context, addr netip.Addr, svc *corev1.Ser
 		}
 		return err
 	}
-	obj := &networkingv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Name: name, UID: uuid.NewUUID(), CreationTimestamp: metav1.Time{Time: time.Now().Truncate(time.Second)}, Generation: 1,
+	obj := &networkingv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Name: name, UID: uuid.NewUUID(), CreationTimestamp: metav1.Time{Time: time.Now().Truncate(time.Second)},
 		Labels: map[string]string{labelFamily: string(a.family), labelManagedBy: manager}},
 		Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: svc.Namespace, Name: svc.Name}}}
 	_, err := a.store.Create(ctx, "", name, obj, 0)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/big"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -25,6 +26,9 @@ type ports struct {
 	lo, hi int32
 	band   int // as for addresses (KEP-3668)
 	store  store.Resource
+
+	mu    sync.Mutex
+	leaks map[int32]int // in how many repairs in a row a port was claimed by no Service; guarded by mu
 }
 
 func newPorts(r [2]int32, s store.Resource) *ports {

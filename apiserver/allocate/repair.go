@@ -20,7 +20,8 @@ import (
 const leakAge = 2 * time.Minute
 
 // Repair makes the records agree with the Services there are: claims that a crash left behind go back, and what a
-// Service has (after a restore, say) is recorded. It is for the start of a server.
+// Service has (after a restore, say) is recorded. It is for the start of a server, and from time to time where there are others, which may die
+// between the claim and the Service.
 func (s *Services) Repair(ctx context.Context, services store.Resource) error {
 	page, err := services.List(ctx, store.ListOptions{})
 	if err != nil {
@@ -53,7 +54,7 @@ func (s *Services) Repair(ctx context.Context, services store.Resource) error {
 			return err
 		}
 	}
-	return s.ports.repair(ctx, used)
+	return s.ports.repair(ctx, used, s.shared)
 }
 
 func (a *addresses) repair(ctx context.Context, owners map[string]*corev1.Service) error {
@@ -74,14 +75,28 @@ func (a *addresses) repair(ctx context.Context, owners map[string]*corev1.Servic
 	return nil
 }
 
-// repair records exactly the ports that are used. Ports have no age: one that another API server has claimed for a
-// Service it is about to store would be given back here, in the milliseconds between the two; its next repair records it.
-func (p *ports) repair(ctx context.Context, used map[int32]bool) error {
+// leakRounds is how many repairs in a row must find a port without a Service before it goes back. Ports have no age, and another
+// API server may just be about to store the Service that it has claimed one for.
+const leakRounds = 3
+
+// repair records the ports that are used, and gives back those that nobody uses: at once where nobody else hands out any.
+func (p *ports) repair(ctx context.Context, used map[int32]bool, shared bool) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var leaks map[int32]int
 	err := p.change(ctx, false, func(bits *big.Int) error {
+		leaks = map[int32]int{}
 		want := new(big.Int)
 		for port := range used {
 			if port >= p.lo && port <= p.hi {
 				want.SetBit(want, int(port-p.lo), 1)
+			}
+		}
+		for i := 0; shared && i < p.size(); i++ {
+			if port := p.lo + int32(i); bits.Bit(i) == 1 && want.Bit(i) == 0 {
+				if leaks[port] = p.leaks[port] + 1; leaks[port] < leakRounds {
+					want.SetBit(want, i, 1)
+				}
 			}
 		}
 		if want.Cmp(bits) == 0 {
@@ -93,5 +108,6 @@ func (p *ports) repair(ctx context.Context, used map[int32]bool) error {
 	if err != nil && !errors.Is(err, errUnchanged) {
 		return fmt.Errorf("repair the record of node ports: %w", err)
 	}
+	p.leaks = leaks
 	return nil
 }

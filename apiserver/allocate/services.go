@@ -28,19 +28,22 @@ type Config struct {
 	Ports [2]int32
 	// Addresses stores IPAddress objects, Ranges the bitmap of ports.
 	Addresses, Ranges store.Resource
-	Log               *slog.Logger
+	// Shared says that other API servers hand out the same ranges.
+	Shared bool
+	Log    *slog.Logger
 }
 
 // Services implements verbs.Claims for Services. Safe for concurrent use.
 type Services struct {
 	addresses []*addresses // in the order of the CIDRs
 	ports     *ports
+	shared    bool
 	log       *slog.Logger
 }
 
 // NewServices returns the allocator.
 func NewServices(c Config) (*Services, error) {
-	s := &Services{ports: newPorts(c.Ports, c.Ranges), log: c.Log}
+	s := &Services{ports: newPorts(c.Ports, c.Ranges), shared: c.Shared, log: c.Log}
 	for _, cidr := range c.CIDRs {
 		a, err := newAddresses(cidr, c.Addresses)
 		if err != nil {

@@ -44,10 +44,16 @@ type Config struct {
 	TokenFile string
 	// Tokens are asked after all of these, in order (OIDC, webhook).
 	Tokens []authenticator.Token
-	// Anonymous are the exact paths that may be asked without a credential. Nil: none.
-	Anonymous []string
+	// Anonymous is where requests without a credential are let through, for the authorizer to judge.
+	Anonymous Anonymous
 	// Now is the clock; default time.Now.
 	Now func() time.Time
+}
+
+// Anonymous says which requests may come without a credential (AuthenticationConfiguration's anonymous, KEP-4633).
+type Anonymous struct {
+	Paths      []string // exactly these
+	Everywhere bool
 }
 
 // FrontProxy trusts X-Remote-* headers of requests whose client certificate its authority has signed (requestheader-* flags upstream).
@@ -55,16 +61,27 @@ type FrontProxy struct {
 	CAs func() *x509.CertPool
 	// AllowedNames are the accepted common names; empty: any.
 	AllowedNames []string
+	// Headers that name the user, its UID and its groups, and the prefixes of those that carry extra; each nil: X-Remote-*.
+	UserHeaders, UIDHeaders, GroupHeaders, ExtraPrefixes []string
+}
+
+func orElse(headers []string, name string) headerrequest.StaticStringSlice {
+	if len(headers) == 0 {
+		return headerrequest.StaticStringSlice{name}
+	}
+	return headers
 }
 
 // Authenticator implements authenticator.Request. Safe for concurrent use.
 type Authenticator struct {
 	front        authenticator.Request // nil without a front proxy
+	frontHeaders []string              // those that name the user
 	certificates *certificates         // nil without client CAs
 	tokens       tokens
 	bearer       authenticator.Request
 	websocket    authenticator.Request
 	anonymous    map[string]bool
+	everywhere   bool // anonymous requests are let through wherever they go
 }
 
 // New puts the configured sources together, in upstream's order.
@@ -72,8 +89,8 @@ func New(c Config) (*Authenticator, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	a := &Authenticator{anonymous: make(map[string]bool, len(c.Anonymous))}
-	for _, path := range c.Anonymous {
+	a := &Authenticator{anonymous: make(map[string]bool, len(c.Anonymous.Paths)), everywhere: c.Anonymous.Everywhere}
+	for _, path := range c.Anonymous.Paths {
 		a.anonymous[path] = true
 	}
 	if c.FrontProxy != nil {
@@ -82,10 +99,11 @@ func New(c Config) (*Authenticator, error) {
 				return x509.VerifyOptions{Roots: c.FrontProxy.CAs(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, true
 			},
 			headerrequest.StaticStringSlice(c.FrontProxy.AllowedNames),
-			headerrequest.StaticStringSlice{"X-Remote-User"},
-			headerrequest.StaticStringSlice{"X-Remote-Uid"},
-			headerrequest.StaticStringSlice{"X-Remote-Group"},
-			headerrequest.StaticStringSlice{"X-Remote-Extra-"})
+			orElse(c.FrontProxy.UserHeaders, "X-Remote-User"),
+			orElse(c.FrontProxy.UIDHeaders, "X-Remote-Uid"),
+			orElse(c.FrontProxy.GroupHeaders, "X-Remote-Group"),
+			orElse(c.FrontProxy.ExtraPrefixes, "X-Remote-Extra-"))
+		a.frontHeaders = orElse(c.FrontProxy.UserHeaders, "X-Remote-User")
 	}
 	if c.ClientCAs != nil {
 		a.certificates = newCertificates(c.ClientCAs, c.Now)
@@ -118,7 +136,7 @@ func (a *Authenticator) Token() authenticator.Token { return a.tokens }
 // A credential that is wrong is an error, never an anonymous request: who mistypes a token must not see less without being told why.
 func (a *Authenticator) AuthenticateRequest(r *http.Request) (*authenticator.Response, bool, error) {
 	var failures []error
-	if a.front != nil && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 && r.Header.Get("X-Remote-User") != "" {
+	if a.front != nil && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 && slices.ContainsFunc(a.frontHeaders, func(h string) bool { return r.Header.Get(h) != "" }) {
 		response, ok, err := a.front.AuthenticateRequest(r)
 		if ok {
 			return withAuthenticated(response), true, nil
@@ -158,7 +176,7 @@ func (a *Authenticator) AuthenticateRequest(r *http.Request) (*authenticator.Res
 	if len(failures) > 0 {
 		return nil, false, utilerrors.NewAggregate(failures)
 	}
-	if a.anonymous[r.URL.Path] {
+	if a.everywhere || a.anonymous[r.URL.Path] {
 		audiences, _ := authenticator.AudiencesFrom(r.Context())
 		return &authenticator.Response{
 			User:      &user.DefaultInfo{Name: user.Anonymous, Groups: []string{user.AllUnauthenticated}},

@@ -74,7 +74,7 @@ func newFixture(t testing.TB, objects ...runtime.Object) *fixture {
 	if err := os.WriteFile(tokens, []byte("sesame,alibaba,7,\"thieves\"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if f.authn, err = New(Config{ClientCAs: func() *x509.CertPool { return pool }, ServiceAccounts: f.accounts, BootstrapTokens: lookup, TokenFile: tokens, Anonymous: AnonymousPaths(), Now: f.Now,
+	if f.authn, err = New(Config{ClientCAs: func() *x509.CertPool { return pool }, ServiceAccounts: f.accounts, BootstrapTokens: lookup, TokenFile: tokens, Anonymous: Anonymous{Paths: AnonymousPaths()}, Now: f.Now,
 		FrontProxy: &FrontProxy{CAs: func() *x509.CertPool {
 			pool := x509.NewCertPool()
 			pool.AddCert(keys.Pairs().FrontProxyCA.Certificate)
@@ -274,6 +274,17 @@ func TestSecretTokens(t *testing.T) {
 	r, ok, err := f.ask(token)
 	if err != nil || !ok || r.User.GetName() != "system:serviceaccount:ns:robot" {
 		t.Fatal(r, ok, err)
+	}
+	used, err := f.set.Kubernetes.CoreV1().Secrets("ns").Get(ctx, "s", metav1.GetOptions{})
+	if err != nil || used.Labels[lastUsedLabel] != f.Now().UTC().Format(time.DateOnly) {
+		t.Errorf("the day of its use is not written down: %v, %v", used.Labels, err)
+	}
+	used.Labels[invalidSinceLabel] = "2026-01-01"
+	if _, err := f.set.Kubernetes.CoreV1().Secrets("ns").Update(ctx, used, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, err := f.ask(token); ok || err == nil || !strings.Contains(err.Error(), "has been marked invalid") {
+		t.Errorf("after it was marked as invalid: %v, %v", ok, err)
 	}
 	if err := f.set.Kubernetes.CoreV1().Secrets("ns").Delete(ctx, "s", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
@@ -520,4 +531,10 @@ func BenchmarkClientCertificate(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+func (c *cache[V]) len() int {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return len(c.young) + len(c.old)
 }

@@ -17,6 +17,10 @@ const (
 // OpenIDHandlers returns the two handlers of OpenID discovery by path. externalURL is where users reach the API server,
 // such as https://10.0.0.1:6443.
 func (s *ServiceAccounts) OpenIDHandlers(externalURL string) (map[string]http.Handler, error) {
+	keysURL := s.keysURL
+	if keysURL == "" {
+		keysURL = externalURL + OpenIDKeysPath
+	}
 	set := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{}}
 	algorithms := []string{}
 	for _, key := range s.keys {
@@ -33,7 +37,7 @@ func (s *ServiceAccounts) OpenIDHandlers(externalURL string) (map[string]http.Ha
 		ResponseTypes []string `json:"response_types_supported"`
 		SubjectTypes  []string `json:"subject_types_supported"`
 		Algorithms    []string `json:"id_token_signing_alg_values_supported"`
-	}{s.issuers[0], externalURL + OpenIDKeysPath, []string{"id_token"}, []string{"public"}, algorithms})
+	}{s.issuers[0], keysURL, []string{"id_token"}, []string{"public"}, algorithms})
 	if err != nil {
 		return nil, fmt.Errorf("encode OpenID configuration: %w", err)
 	}

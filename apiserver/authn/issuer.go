@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
+	"k8s.io/apiserver/pkg/warning"
 )
 
 // Bounds of TokenRequest's expirationSeconds, and the value that client libraries of the time before bound tokens are
@@ -37,6 +38,8 @@ type Issuer struct {
 	url       string
 	audiences []string
 	lookup    *Lookup
+	max       int64 // seconds; 0: no bound
+	extend    bool
 	now       func() time.Time
 	signer    jose.Signer
 }
@@ -51,6 +54,10 @@ type IssuerConfig struct {
 	Key crypto.Signer
 	// Lookup finds accounts and what tokens are to be bound to.
 	Lookup *Lookup
+	// MaxExpiration bounds the life of tokens; 0: 2^32 seconds. It does not bound the extension of pods' own tokens.
+	MaxExpiration time.Duration
+	// NoExtension lets pods' own tokens end when they were asked to.
+	NoExtension bool
 	// Now is the clock; default time.Now.
 	Now func() time.Time
 }
@@ -71,7 +78,7 @@ func NewIssuer(c IssuerConfig) (*Issuer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("issue service-account tokens: %w", err)
 	}
-	return &Issuer{url: c.URL, audiences: c.Audiences, lookup: c.Lookup, now: c.Now, signer: signer}, nil
+	return &Issuer{url: c.URL, audiences: c.Audiences, lookup: c.Lookup, max: int64(c.MaxExpiration / time.Second), extend: !c.NoExtension, now: c.Now, signer: signer}, nil
 }
 
 var tokenRequestKind = authenticationv1.SchemeGroupVersion.WithKind("TokenRequest")
@@ -116,7 +123,12 @@ func (i *Issuer) Issue(ctx context.Context, namespace, name string, request *aut
 		}
 	}
 	seconds := *r.Spec.ExpirationSeconds
-	if seconds == warnOnlySeconds && bound.Pod != nil && i.forUs(r.Spec.Audiences) {
+	if i.max > 0 && seconds > i.max {
+		warning.AddWarning(ctx, "", fmt.Sprintf("requested expiration of %d seconds shortened to %d seconds", seconds, i.max))
+		seconds = i.max
+		r.Spec.ExpirationSeconds = new(i.max)
+	}
+	if i.extend && seconds == warnOnlySeconds && bound.Pod != nil && i.forUs(r.Spec.Audiences) {
 		bound.WarnAfter = jwt.NewNumericDate(now.Add(time.Duration(seconds) * time.Second))
 		seconds = extendedSeconds
 	}

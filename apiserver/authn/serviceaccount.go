@@ -34,6 +34,7 @@ type ServiceAccounts struct {
 	issuers   []string
 	audiences authenticator.Audiences
 	keys      []PublicKey
+	keysURL   string
 	lookup    *Lookup
 	now       func() time.Time
 	cache     *cache[*verifiedToken]
@@ -47,6 +48,8 @@ type ServiceAccountConfig struct {
 	Audiences []string
 	// Keys verify signatures: *ecdsa.PublicKey or *rsa.PublicKey.
 	Keys []crypto.PublicKey
+	// KeysURL is where discovery says that the keys are; empty: where this server serves them.
+	KeysURL string
 	// Lookup finds what tokens are bound to.
 	Lookup *Lookup
 	// Now is the clock; default time.Now.
@@ -68,13 +71,15 @@ func NewServiceAccounts(c ServiceAccountConfig) (*ServiceAccounts, error) {
 	if len(c.Issuers) == 0 || len(c.Keys) == 0 || c.Lookup == nil {
 		return nil, errors.New("verify service-account tokens: issuers, keys and lookup are needed")
 	}
-	s := &ServiceAccounts{issuers: c.Issuers, audiences: c.Audiences, lookup: c.Lookup, now: c.Now, cache: newCache[*verifiedToken](32 << 10)}
+	s := &ServiceAccounts{issuers: c.Issuers, audiences: c.Audiences, keysURL: c.KeysURL, lookup: c.Lookup, now: c.Now, cache: newCache[*verifiedToken](32 << 10)}
 	for _, key := range c.Keys {
 		public, err := newPublicKey(key)
 		if err != nil {
 			return nil, err
 		}
-		s.keys = append(s.keys, public)
+		if !slices.ContainsFunc(s.keys, func(k PublicKey) bool { return k.ID == public.ID }) {
+			s.keys = append(s.keys, public)
+		}
 	}
 	return s, nil
 }
@@ -378,15 +383,16 @@ func (s *ServiceAccounts) checkLegacy(ctx context.Context, c *claims, token stri
 	if l.SecretName == "" || l.UID == "" {
 		return errors.New("secret.name or service-account.uid claim is missing")
 	}
-	if _, err := s.lookup.secret(ctx, l.Namespace, l.SecretName, func(o *corev1.Secret) error {
+	secret, err := s.lookup.secret(ctx, l.Namespace, l.SecretName, func(o *corev1.Secret) error {
 		if deleted(&o.ObjectMeta) || subtle.ConstantTimeCompare(o.Data[corev1.ServiceAccountTokenKey], []byte(token)) != 1 {
 			return errInvalidated
 		}
 		return nil
-	}); err != nil {
+	})
+	if err != nil {
 		return errInvalidated
 	}
-	_, err := s.lookup.account(ctx, l.Namespace, l.Name, func(sa *corev1.ServiceAccount) error {
+	if _, err := s.lookup.account(ctx, l.Namespace, l.Name, func(sa *corev1.ServiceAccount) error {
 		switch {
 		case string(sa.UID) != l.UID:
 			return fmt.Errorf("ServiceAccount UID (%s) does not match claim (%s)", sa.UID, l.UID)
@@ -394,6 +400,12 @@ func (s *ServiceAccounts) checkLegacy(ctx context.Context, c *claims, token stri
 			return fmt.Errorf("ServiceAccount %s/%s has been deleted", l.Namespace, l.Name)
 		}
 		return nil
-	})
-	return err
+	}); err != nil {
+		return err
+	}
+	if err := checkMarked(secret, l.Name); err != nil {
+		return err
+	}
+	s.lookup.markUsed(ctx, secret, s.now())
+	return nil
 }

@@ -24,11 +24,9 @@ type Config struct {
 	SyncTimeout time.Duration
 	// Served says whether a resource is served; informers are made for those only. Nil: only what the first version serves.
 	Served func(schema.GroupVersionResource) bool
-	// Further are asked when Node and RBAC have no opinion (webhook), in order.
-	Further []authorizer.Authorizer
 }
 
-// Authorizer is the union of system:masters, Node and RBAC. It is built before the API server can serve itself:
+// Authorizer is the union of system:masters and what Configure says, Node and RBAC unless told otherwise. It is built before the API server can serve itself:
 // until Initialize it knows system:masters only, and lets others wait. Safe for concurrent use.
 type Authorizer struct {
 	config  Config
@@ -36,6 +34,9 @@ type Authorizer struct {
 	graph   *graph
 	synced  chan struct{} // closed when the informers' first objects are in the indexes
 	started atomic.Bool
+
+	configured *configured // nil without Configure
+	steps      atomic.Pointer[[]step]
 }
 
 // New returns an authorizer that is not initialized yet.
@@ -43,7 +44,9 @@ func New(c Config) *Authorizer {
 	if c.SyncTimeout == 0 {
 		c.SyncTimeout = 10 * time.Second
 	}
-	return &Authorizer{config: c, rbac: newRBACIndex(), graph: newGraph(), synced: make(chan struct{})}
+	a := &Authorizer{config: c, rbac: newRBACIndex(), graph: newGraph(), synced: make(chan struct{})}
+	a.steps.Store(&[]step{{mode: modeNode, name: "node"}, {mode: modeRBAC, name: "rbac"}})
+	return a
 }
 
 // Initialize gives the authorizer an in-process client, whose identity must be in system:masters, and registers with its
@@ -115,40 +118,54 @@ func (a *Authorizer) Authorize(ctx context.Context, attributes authorizer.Attrib
 	if isMaster(who) {
 		return authorizer.DecisionAllow, "", nil
 	}
-	if err := a.wait(ctx); err != nil {
-		return authorizer.DecisionNoOpinion, "", err
-	}
 	var reasons []string
-	if node, ok := nodeName(who); ok {
-		decision, reason := a.graph.authorizeNode(ctx, node, attributes)
-		if decision != authorizer.DecisionNoOpinion {
-			return decision, reason, nil
-		}
-		if reason != "" {
-			reasons = append(reasons, reason)
-		}
-	}
-	allowed, reason, err := a.rbac.authorize(attributes)
-	if allowed {
-		return authorizer.DecisionAllow, reason, nil
-	}
-	if err != nil {
-		reasons = append(reasons, "RBAC: "+err.Error())
-	}
 	var failures []error
-	for _, further := range a.config.Further {
-		decision, reason, err := further.Authorize(ctx, attributes)
-		if err != nil {
-			failures = append(failures, err)
+	for _, s := range *a.steps.Load() {
+		var decision authorizer.Decision
+		var reason string
+		var err error
+		switch s.mode {
+		case modeNode, modeRBAC:
+			if err := a.wait(ctx); err != nil {
+				return authorizer.DecisionNoOpinion, "", err
+			}
+			if s.mode == modeRBAC {
+				decision, reason = a.byRBAC(attributes)
+			} else if node, ok := nodeName(who); ok {
+				decision, reason = a.graph.authorizeNode(ctx, node, attributes)
+			} else {
+				decision = authorizer.DecisionNoOpinion
+			}
+		case modeAlwaysAllow:
+			decision = authorizer.DecisionAllow
+		case modeAlwaysDeny:
+			decision, reason = authorizer.DecisionNoOpinion, "Everything is forbidden."
+		default:
+			decision, reason, err = s.hook.Authorize(ctx, attributes)
 		}
 		if decision != authorizer.DecisionNoOpinion {
 			return decision, reason, err
 		}
 		if reason != "" {
-			reasons = append(reasons, reason)
+			reasons = append(reasons, s.name+": "+reason)
+		}
+		if err != nil {
+			failures = append(failures, err)
 		}
 	}
 	return authorizer.DecisionNoOpinion, strings.Join(reasons, "\n"), errors.Join(failures...)
+}
+
+// byRBAC decides by roles and bindings alone.
+func (a *Authorizer) byRBAC(attributes authorizer.Attributes) (authorizer.Decision, string) {
+	allowed, reason, err := a.rbac.authorize(attributes)
+	if allowed {
+		return authorizer.DecisionAllow, reason
+	}
+	if err != nil {
+		reason = "RBAC: " + err.Error()
+	}
+	return authorizer.DecisionNoOpinion, reason
 }
 
 // ConditionsAwareAuthorize implements authorizer.Authorizer; decisions are never conditional.

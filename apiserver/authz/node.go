@@ -111,7 +111,7 @@ func (g *graph) authorize(node string, a authorizer.Attributes) (authorizer.Deci
 		}
 	case "certificates.k8s.io":
 		if a.GetResource() == "podcertificaterequests" {
-			return no("")
+			return podCertificateRequest(node, a)
 		}
 	}
 	return g.byRules(a)
@@ -246,6 +246,23 @@ func resourceSlice(node string, a authorizer.Attributes) (authorizer.Decision, s
 		return no("can only list/watch/deletecollection resourceslices with nodeName field selector")
 	}
 	return no("only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection")
+}
+
+// podCertificateRequest allows a node to ask for its pods' certificates, and to follow what it asked for.
+func podCertificateRequest(node string, a authorizer.Attributes) (authorizer.Decision, string) {
+	if a.GetSubresource() != "" {
+		return no("nodes may not access the status subresource of PodCertificateRequests")
+	}
+	switch a.GetVerb() {
+	case "create":
+		return yes() // NodeRestriction holds it to its own pods
+	case "list", "watch":
+		if selects(a, "spec.nodeName", node) {
+			return yes()
+		}
+		return no("can only list/watch podcertificaterequests with nodeName field selector")
+	}
+	return no(fmt.Sprintf("nodes may not %s podcertificaterequests", a.GetVerb()))
 }
 
 // nodeItself allows a node to see and to write its own Node.

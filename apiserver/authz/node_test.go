@@ -62,6 +62,7 @@ func TestNodeDecisions(t *testing.T) {
 		"update coordination.k8s.io|leases:n1 kube-system": false, "patch coordination.k8s.io|leases:endpoints-n1 wherry-system": true, "patch coordination.k8s.io|leases:endpoints-n2 wherry-system": false,
 		"update storage.k8s.io|csinodes:n1": true, "update storage.k8s.io|csinodes:n2": false,
 		"create authentication.k8s.io|tokenreviews": true, "create authorization.k8s.io|subjectaccessreviews": true, "create certificates.k8s.io|certificatesigningrequests": true, "update certificates.k8s.io|certificatesigningrequests/approval:c": false,
+		"create certificates.k8s.io|podcertificaterequests ns": true, "list certificates.k8s.io|podcertificaterequests ns": false, "update certificates.k8s.io|podcertificaterequests/status:r ns": false,
 		"list services": true, "create events ns": true, "get node.k8s.io|runtimeclasses:r": true, "list rbac.authorization.k8s.io|clusterroles": false, "create namespaces": false, "get /metrics": false,
 	} {
 		d, reason := g.authorize("n1", asks(t, "system:node:n1,system:nodes "+text))
@@ -70,15 +71,15 @@ func TestNodeDecisions(t *testing.T) {
 		}
 	}
 	for selector, want := range map[string]bool{"spec.nodeName=n1": true, "spec.nodeName=n2": false, "spec.nodeName!=n1": false, "metadata.name=web": false, "spec.nodeName=n1,status.phase=Running": true} {
-		for _, verb := range []string{"list", "watch"} {
-			a := asks(t, "system:node:n1,system:nodes "+verb+" pods")
+		for _, what := range []string{"list pods", "watch pods", "list certificates.k8s.io|podcertificaterequests ns", "watch certificates.k8s.io|podcertificaterequests ns"} {
+			a := asks(t, "system:node:n1,system:nodes "+what)
 			parsed, err := fields.ParseSelector(selector)
 			if err != nil {
 				t.Fatal(err)
 			}
 			a.FieldSelectorRequirements = parsed.Requirements()
 			if d, reason := g.authorize("n1", a); (d == authorizer.DecisionAllow) != want {
-				t.Errorf("%s pods with %s: %v %q", verb, selector, d, reason)
+				t.Errorf("%s with %s: %v %q", what, selector, d, reason)
 			}
 		}
 	}

@@ -45,14 +45,27 @@ func (a *Authorizer) RoleRules(ctx context.Context, namespace, name string) (rul
 }
 
 // RulesFor implements authorizer.RuleResolver for SelfSubjectRulesReview. Rules that nobody can list (those of the node
-// authorizer) make the answer incomplete, as upstream's does.
+// authorizer and of webhooks) make the answer incomplete, as upstream's does.
 func (a *Authorizer) RulesFor(ctx context.Context, who user.Info, namespace string) ([]authorizer.ResourceRuleInfo, []authorizer.NonResourceRuleInfo, bool, error) {
 	var resources []authorizer.ResourceRuleInfo
 	var paths []authorizer.NonResourceRuleInfo
 	if isMaster(who) {
-		resources = append(resources, &authorizer.DefaultResourceRuleInfo{Verbs: []string{"*"}, APIGroups: []string{"*"}, Resources: []string{"*"}})
-		paths = append(paths, &authorizer.DefaultNonResourceRuleInfo{Verbs: []string{"*"}, NonResourceURLs: []string{"*"}})
+		resources, paths = everything()
 	}
+	incomplete := false
+	var failures []error
+	for _, s := range *a.steps.Load() {
+		r, p, partly, err := a.rulesOf(ctx, s, who, namespace)
+		resources, paths, incomplete = append(resources, r...), append(paths, p...), incomplete || partly
+		if err != nil {
+			failures = append(failures, err)
+		}
+	}
+	return resources, paths, incomplete, errors.Join(failures...)
+}
+
+// rbacRules are the rules by roles and bindings.
+func (a *Authorizer) rbacRules(ctx context.Context, who user.Info, namespace string) (resources []authorizer.ResourceRuleInfo, paths []authorizer.NonResourceRuleInfo, incomplete bool, err error) {
 	rules, err := a.Rules(ctx, who, namespace)
 	for _, rule := range rules {
 		if len(rule.Resources) > 0 {
@@ -63,12 +76,7 @@ func (a *Authorizer) RulesFor(ctx context.Context, who user.Info, namespace stri
 			paths = append(paths, &authorizer.DefaultNonResourceRuleInfo{Verbs: rule.Verbs, NonResourceURLs: rule.NonResourceURLs})
 		}
 	}
-	incomplete := false
-	if _, isNode := nodeName(who); isNode {
-		incomplete = true
-		err = errors.Join(errors.New("node authorizer does not support user rule resolution"), err)
-	}
-	return resources, paths, incomplete, err
+	return resources, paths, false, err
 }
 
 // Uncovered returns what of wanted the holder of held does not have, in atomic rules, duplicates joined.

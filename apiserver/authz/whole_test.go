@@ -88,7 +88,7 @@ func start(t testing.TB) *cluster {
 	must(err)
 	issuer, err := authn.NewIssuer(authn.IssuerConfig{URL: issuerURL, Audiences: []string{issuerURL}, Key: signer, Lookup: lookup})
 	must(err)
-	authenticator, err := authn.New(authn.Config{ClientCAs: keys.CAPool, ServiceAccounts: accounts, BootstrapTokens: lookup, Anonymous: authn.AnonymousPaths()})
+	authenticator, err := authn.New(authn.Config{ClientCAs: keys.CAPool, ServiceAccounts: accounts, BootstrapTokens: lookup, Anonymous: authn.Anonymous{Paths: authn.AnonymousPaths()}})
 	must(err)
 	authorizer := authz.New(authz.Config{})
 	plugins, err := admission.New(admission.Config{Authorizer: authorizer, Rules: authorizer})
@@ -104,7 +104,7 @@ func start(t testing.TB) *cluster {
 	c := &cluster{keys: keys, masters: server.InProcess(&user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}})}
 	lookup.Initialize(c.masters)
 	must(authorizer.Initialize(ctx, c.masters))
-	must(plugins.Initialize(c.masters))
+	must(plugins.Initialize(ctx, c.masters))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(err)
 	c.url = "https://" + l.Addr().String()
@@ -281,7 +281,7 @@ func TestNodeJoinsAndPodsTokenWorks(t *testing.T) {
 		_, err := node.CoreV1().Secrets("team").Get(ctx, "needed", metav1.GetOptions{})
 		return err == nil
 	})
-	if _, err := node.CoreV1().Secrets("team").Get(ctx, "other", metav1.GetOptions{}); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), `secrets "other" is forbidden: User "system:node:n1" cannot get resource "secrets" in API group "" in the namespace "team": no relationship found between node 'n1' and this object`) {
+	if _, err := node.CoreV1().Secrets("team").Get(ctx, "other", metav1.GetOptions{}); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), `secrets "other" is forbidden: User "system:node:n1" cannot get resource "secrets" in API group "" in the namespace "team": node: no relationship found between node 'n1' and this object`) {
 		t.Errorf("another secret: %v", err)
 	}
 	if _, err := node.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=n1"}); err != nil {

@@ -1,21 +1,22 @@
 // Package discovery tells clients which resources are served: group by group in the old form, and all at once in the
-// aggregated one (KEP-3352). The documents are made once from the kinds and never change.
+// aggregated one (KEP-3352). The documents are made once from the kinds; other kinds are other documents.
 package discovery
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
-	"fmt"
 	"net/http"
 	"slices"
 	"sort"
 	"strings"
 
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
-	apidiscoveryv2beta1 "k8s.io/api/apidiscovery/v2beta1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	kubeversion "k8s.io/apimachinery/pkg/version"
 
 	"wherry.dev/wherry/api/kinds"
 	"wherry.dev/wherry/apiserver/wire"
@@ -23,10 +24,12 @@ import (
 
 // Documents answers /api and /apis and all below that is no resource. Immutable.
 type Documents struct {
-	groups    []*group // in the order of the kinds
+	groups    []*group // by priority, then by name
+	listed    []*group // as /apis lists them: by priority, then by the name of the APIService
 	byName    map[string]*group
 	resources map[schema.GroupVersion]*metav1.APIResourceList
 	address   string
+	all       map[form]func() (*encoded, error)
 }
 
 type group struct {
@@ -34,36 +37,82 @@ type group struct {
 	versions []*groupVersion // preferred first
 }
 
-type groupVersion struct {
-	name  string
-	kinds []*kinds.Kind
+// priority is that of the version of which it is highest.
+func (g *group) priority() (p int32, first string) {
+	for _, v := range g.versions {
+		if name := v.name + "." + g.name; v.priority.Group > p || v.priority.Group == p && (first == "" || name < first) {
+			p, first = v.priority.Group, name
+		}
+	}
+	return p, first
 }
 
-// New prepares the documents for kinds, which are served at address (host:port).
-func New(list []*kinds.Kind, address string) *Documents {
+type groupVersion struct {
+	name     string
+	priority Priority
+	kinds    []*kinds.Kind
+	foreign  *Foreign // nil for the server's own
+}
+
+// Foreign is a group and version that another server serves. Immutable.
+type Foreign struct {
+	GroupVersion schema.GroupVersion
+	Priority     Priority
+	// Resources are for the aggregated form. Nil: they are not known, and the version is shown as stale.
+	Resources *apidiscoveryv2.APIVersionDiscovery
+}
+
+// New prepares the documents for kinds, which are served at address (host:port), and for the groups of other servers. A group and version
+// that another server serves is that server's, whatever kinds there are.
+func New(list []*kinds.Kind, foreign []Foreign, address string) *Documents {
 	d := &Documents{byName: map[string]*group{}, resources: map[schema.GroupVersion]*metav1.APIResourceList{}, address: address}
-	for _, k := range list {
-		gvk := k.GroupVersionKind
-		g := d.byName[gvk.Group]
+	version := func(gv schema.GroupVersion, p Priority) *groupVersion {
+		g := d.byName[gv.Group]
 		if g == nil {
-			g = &group{name: gvk.Group}
-			d.byName[gvk.Group] = g
+			g = &group{name: gv.Group}
+			d.byName[gv.Group] = g
 			d.groups = append(d.groups, g)
 		}
-		i := slices.IndexFunc(g.versions, func(v *groupVersion) bool { return v.name == gvk.Version })
+		i := slices.IndexFunc(g.versions, func(v *groupVersion) bool { return v.name == gv.Version })
 		if i < 0 {
-			g.versions = append(g.versions, &groupVersion{name: gvk.Version})
-			i = len(g.versions) - 1
+			i = len(g.versions)
+			g.versions = append(g.versions, &groupVersion{name: gv.Version, priority: p})
 		}
-		g.versions[i].kinds = append(g.versions[i].kinds, k)
+		return g.versions[i]
+	}
+	for i := range foreign {
+		version(foreign[i].GroupVersion, foreign[i].Priority).foreign = &foreign[i]
+	}
+	for _, k := range list {
+		p, _ := PriorityOf(k)
+		if v := version(k.GroupVersionKind.GroupVersion(), p); v.foreign == nil {
+			v.kinds = append(v.kinds, k)
+		}
 	}
 	for _, g := range d.groups {
+		slices.SortStableFunc(g.versions, func(a, b *groupVersion) int {
+			return cmp.Or(cmp.Compare(b.priority.Version, a.priority.Version), kubeversion.CompareKubeAwareVersionStrings(b.name, a.name))
+		})
 		for _, v := range g.versions {
 			sort.Slice(v.kinds, func(i, j int) bool { return v.kinds[i].Plural < v.kinds[j].Plural })
-			gv := schema.GroupVersion{Group: g.name, Version: v.name}
-			d.resources[gv] = resourceList(gv, v.kinds)
+			if v.foreign == nil { // else its server tells
+				gv := schema.GroupVersion{Group: g.name, Version: v.name}
+				d.resources[gv] = resourceList(gv, v.kinds)
+			}
 		}
 	}
+	slices.SortFunc(d.groups, func(a, b *group) int {
+		p, _ := a.priority()
+		q, _ := b.priority()
+		return cmp.Or(cmp.Compare(q, p), cmp.Compare(a.name, b.name))
+	})
+	d.listed = slices.Clone(d.groups)
+	slices.SortFunc(d.listed, func(a, b *group) int {
+		p, x := a.priority()
+		q, y := b.priority()
+		return cmp.Or(cmp.Compare(q, p), cmp.Compare(x, y))
+	})
+	d.all = d.forms()
 	return d
 }
 
@@ -73,7 +122,7 @@ func resourceList(gv schema.GroupVersion, list []*kinds.Kind) *metav1.APIResourc
 	for _, k := range list {
 		if len(k.Verbs) > 0 {
 			r := metav1.APIResource{Name: k.Plural, SingularName: k.Singular, Namespaced: k.Namespaced, Kind: k.GroupVersionKind.Kind,
-				Verbs: sorted(k.Verbs), ShortNames: k.ShortNames, Categories: k.Categories}
+				Verbs: verbsOf(k), ShortNames: k.ShortNames, Categories: k.Categories}
 			if k.StoragePrefix != "" {
 				stored := k.GroupVersionKind
 				if k.Hub != nil {
@@ -122,6 +171,14 @@ func subresources(k *kinds.Kind) []kinds.SubresourceInfo {
 	return out
 }
 
+// verbsOf are k's verbs, in upstream's order.
+func verbsOf(k *kinds.Kind) []string {
+	if k.Custom {
+		return k.Verbs
+	}
+	return sorted(k.Verbs)
+}
+
 func sorted(v []string) []string {
 	v = slices.Clone(v)
 	sort.Strings(v)
@@ -143,7 +200,7 @@ func (d *Documents) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		write(w, r, "APIVersions", v)
 	case len(parts) == 1 && parts[0] == "apis":
 		l := &metav1.APIGroupList{Groups: []metav1.APIGroup{}}
-		for _, g := range d.groups {
+		for _, g := range d.listed {
 			if g.name != "" {
 				l.Groups = append(l.Groups, g.document())
 			}
@@ -163,6 +220,10 @@ func (d *Documents) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (d *Documents) resourceList(w http.ResponseWriter, r *http.Request, gv schema.GroupVersion) {
 	l := d.resources[gv]
+	if l == nil && d.byName[gv.Group] != nil {
+		wire.WriteError(w, r, apierrors.NewGenericServerResponse(http.StatusNotFound, "", schema.GroupResource{}, "", "", 0, true))
+		return
+	}
 	if l == nil {
 		http.Error(w, "404 page not found", http.StatusNotFound)
 		return
@@ -180,107 +241,10 @@ func (g *group) document() metav1.APIGroup {
 }
 
 func write(w http.ResponseWriter, r *http.Request, kind string, obj runtime.Object) {
-	a, err := wire.Negotiate(r, false, false)
+	a, err := wire.Negotiate(r, wire.NoRenderings, false)
 	if err != nil {
 		wire.WriteError(w, r, err)
 		return
 	}
 	wire.WriteObject(w, r, a, http.StatusOK, schema.GroupVersionKind{Version: "v1", Kind: kind}, obj)
-}
-
-// aggregated answers in the new form if r asks for that before anything else it would accept, and says whether it did.
-func (d *Documents) aggregated(w http.ResponseWriter, r *http.Request, core bool) bool {
-	w.Header().Add("Vary", "Accept")
-	version, format := prefers(r.Header.Get("Accept"))
-	if version == "" {
-		return false
-	}
-	list := &apidiscoveryv2.APIGroupDiscoveryList{Items: []apidiscoveryv2.APIGroupDiscovery{}}
-	for _, g := range d.groups {
-		if (g.name == "") == core {
-			list.Items = append(list.Items, g.aggregate())
-		}
-	}
-	gvk := schema.GroupVersionKind{Group: apidiscoveryv2.GroupName, Version: version, Kind: "APIGroupDiscoveryList"}
-	var obj runtime.Object = list
-	if version == "v2beta1" { // the same on the wire
-		b, err := list.Marshal()
-		old := &apidiscoveryv2beta1.APIGroupDiscoveryList{}
-		if err == nil {
-			err = old.Unmarshal(b)
-		}
-		if err != nil {
-			wire.WriteError(w, r, fmt.Errorf("convert discovery to %s: %w", version, err))
-			return true
-		}
-		obj = old
-	}
-	b, err := wire.Encode(wire.Accept{Format: format}, gvk, obj)
-	if err != nil {
-		wire.WriteError(w, r, err)
-		return true
-	}
-	sum := sha256.Sum256(b)
-	etag := fmt.Sprintf(`"%X"`, sum)
-	w.Header().Set("ETag", etag)
-	w.Header().Set("Cache-Control", "public")
-	if r.Header.Get("If-None-Match") == etag {
-		w.WriteHeader(http.StatusNotModified)
-		return true
-	}
-	wire.WriteBytes(w, r, http.StatusOK, format.MediaType()+";g="+gvk.Group+";v="+gvk.Version+";as="+gvk.Kind, b)
-	return true
-}
-
-// prefers returns the version of aggregated discovery that the first understood clause of an Accept header asks for.
-func prefers(accept string) (version string, format wire.Format) {
-	for clause := range strings.SplitSeq(accept, ",") {
-		media, params, _ := strings.Cut(strings.TrimSpace(clause), ";")
-		switch media {
-		case wire.MediaJSON, "*/*", "application/*":
-			format = wire.JSON
-		case wire.MediaProtobuf:
-			format = wire.Protobuf
-		default:
-			continue
-		}
-		got := map[string]string{}
-		for p := range strings.SplitSeq(params, ";") {
-			if k, v, ok := strings.Cut(strings.TrimSpace(p), "="); ok {
-				got[k] = v
-			}
-		}
-		switch {
-		case got["as"] == "":
-			return "", format
-		case got["as"] == "APIGroupDiscoveryList" && got["g"] == apidiscoveryv2.GroupName && (got["v"] == "v2" || got["v"] == "v2beta1"):
-			return got["v"], format
-		}
-	}
-	return "", wire.JSON
-}
-
-func (g *group) aggregate() apidiscoveryv2.APIGroupDiscovery {
-	out := apidiscoveryv2.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: g.name}}
-	for _, v := range g.versions {
-		dv := apidiscoveryv2.APIVersionDiscovery{Version: v.name, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent}
-		for _, k := range v.kinds {
-			r := apidiscoveryv2.APIResourceDiscovery{Resource: k.Plural, ResponseKind: kindOf(k.GroupVersionKind), Scope: apidiscoveryv2.ScopeCluster,
-				SingularResource: k.Singular, Verbs: sorted(k.Verbs), ShortNames: k.ShortNames, Categories: k.Categories}
-			if k.Namespaced {
-				r.Scope = apidiscoveryv2.ScopeNamespace
-			}
-			for _, s := range subresources(k) {
-				r.Subresources = append(r.Subresources, apidiscoveryv2.APISubresourceDiscovery{Subresource: s.Name, ResponseKind: kindOf(s.Kind), Verbs: s.Verbs})
-			}
-			dv.Resources = append(dv.Resources, r)
-		}
-		out.Versions = append(out.Versions, dv)
-	}
-	return out
-}
-
-// kindOf names the kind of an answer; the group stays explicit, empty for the core.
-func kindOf(gvk schema.GroupVersionKind) *metav1.GroupVersionKind {
-	return &metav1.GroupVersionKind{Group: gvk.Group, Version: gvk.Version, Kind: gvk.Kind}
 }

@@ -6,6 +6,7 @@ package managed
 import (
 	"fmt"
 	"reflect"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,27 +16,36 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
-	"k8s.io/client-go/applyconfigurations"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"wherry.dev/wherry/api/kinds"
-	"wherry.dev/wherry/api/scheme"
 )
 
-// Types is the merge schema of every built-in type, parsed on first use (it takes some 30 ms) and shared.
+// Types is a merge schema, made on first use and shared. The zero value is that of every built-in type.
 type Types struct {
+	make      func() (managedfields.TypeConverter, error)
 	once      sync.Once
 	converter managedfields.TypeConverter
+	err       error
 }
 
-// get returns the converter, parsing the schema when it is the first to ask.
-func (t *Types) get() managedfields.TypeConverter {
-	t.once.Do(func() { t.converter = applyconfigurations.NewTypeConverter(scheme.Scheme) })
-	return t.converter
+// NewTypes returns the merge schema that make makes.
+func NewTypes(make func() (managedfields.TypeConverter, error)) *Types { return &Types{make: make} }
+
+// get returns the converter, making it when it is the first to ask.
+func (t *Types) get() (managedfields.TypeConverter, error) {
+	t.once.Do(func() {
+		if t.make != nil {
+			t.converter, t.err = t.make()
+			return
+		}
+		t.converter, t.err = builtin()
+	})
+	return t.converter, t.err
 }
 
-// Warm parses the schema now, so that the first write need not wait for it.
-func (t *Types) Warm() { t.get() }
+// Warm makes the schema now, so that the first write need not wait for it.
+func (t *Types) Warm() { _, _ = t.get() }
 
 // Manager keeps the managed fields of one kind as seen through one subresource. Safe for concurrent use.
 type Manager struct {
@@ -43,6 +53,7 @@ type Manager struct {
 	subresource string
 	types       *Types
 	shapes      shapes
+	owners      owners
 
 	once sync.Once
 	full *managedfields.FieldManager // set by once
@@ -59,8 +70,23 @@ func (m *Manager) manager() (*managedfields.FieldManager, error) {
 	m.once.Do(func() {
 		gv := m.kind.GroupVersionKind.GroupVersion()
 		c := converter{m.kind}
-		m.full, m.err = managedfields.NewDefaultFieldManager(m.types.get(), c, c, c, m.kind.GroupVersionKind, gv, m.subresource,
-			map[fieldpath.APIVersion]fieldpath.Filter{fieldpath.APIVersion(gv.String()): fieldpath.NewExcludeSetFilter(m.resetFields())})
+		types, err := m.types.get()
+		if err != nil {
+			m.err = fmt.Errorf("prepare merge schema of %s: %w", m.kind.GroupVersionKind, err)
+			return
+		}
+		fields := managedfields.NewDefaultFieldManager
+		if m.kind.Custom {
+			fields = managedfields.NewDefaultCRDFieldManager
+		}
+		filter := fieldpath.NewExcludeSetFilter(m.resetFields())
+		filters := map[fieldpath.APIVersion]fieldpath.Filter{fieldpath.APIVersion(gv.String()): filter}
+		if sub := m.kind.Subresources[m.subresource]; sub != nil {
+			for _, v := range sub.Versions {
+				filters[fieldpath.APIVersion(v.String())] = filter
+			}
+		}
+		m.full, m.err = fields(types, c, c, c, m.kind.GroupVersionKind, gv, m.subresource, filters)
 		if m.err != nil {
 			m.err = fmt.Errorf("prepare managed fields of %s: %w", m.kind.GroupVersionKind, m.err)
 		}
@@ -68,15 +94,25 @@ func (m *Manager) manager() (*managedfields.FieldManager, error) {
 	return m.full, m.err
 }
 
+// withPaths adds dotted paths to a set.
+func withPaths(set *fieldpath.Set, paths []string) *fieldpath.Set {
+	for _, path := range paths {
+		var p fieldpath.Path
+		for step := range strings.SplitSeq(path, ".") {
+			p = append(p, fieldpath.PathElement{FieldName: &step})
+		}
+		set.Insert(p)
+	}
+	return set
+}
+
 // resetFields are those which a write through this subresource cannot set, and so nobody comes to own by it.
 func (m *Manager) resetFields() *fieldpath.Set {
-	switch _, hasStatus := m.kind.Subresources["status"]; {
-	case m.subresource == "status" && m.kind.GroupVersionKind.Kind == "Pod":
-		return fieldpath.NewSet(fieldpath.MakePathOrDie("spec"), fieldpath.MakePathOrDie("metadata", "deletionTimestamp"), fieldpath.MakePathOrDie("metadata", "ownerReferences"))
-	case m.subresource == "status":
-		return fieldpath.NewSet(fieldpath.MakePathOrDie("spec"))
+	switch status, hasStatus := m.kind.Subresources["status"]; {
+	case m.subresource == "status" && hasStatus:
+		return withPaths(fieldpath.NewSet(fieldpath.MakePathOrDie("spec")), status.Resets)
 	case m.subresource == "" && hasStatus:
-		return fieldpath.NewSet(fieldpath.MakePathOrDie("status"))
+		return withPaths(fieldpath.NewSet(fieldpath.MakePathOrDie("status")), m.kind.Resets)
 	}
 	return fieldpath.NewSet()
 }
@@ -84,6 +120,12 @@ func (m *Manager) resetFields() *fieldpath.Set {
 // Update records in obj's managedFields what manager changed since live (nil on create) and returns obj. It never
 // fails: where ownership cannot be worked out, live's stays. live is not changed.
 func (m *Manager) Update(live, obj runtime.Object, manager string) runtime.Object {
+	if m.kind.Custom {
+		if live == nil {
+			return m.update(m.empty(), obj, manager)
+		}
+		return m.update(live.DeepCopyObject(), obj, manager)
+	}
 	if live == nil {
 		return m.create(obj, manager)
 	}
@@ -101,6 +143,12 @@ func (m *Manager) Update(live, obj runtime.Object, manager string) runtime.Objec
 	if same && (om.GetManagedFields() == nil || reflect.DeepEqual(om.GetManagedFields(), lm.GetManagedFields())) {
 		om.SetManagedFields(lm.GetManagedFields())
 		return obj
+	}
+	if before := m.ownersBefore(live, obj); len(before) > 0 {
+		if after, ok := m.reown(a, b, before, manager); ok {
+			om.SetManagedFields(after)
+			return obj
+		}
 	}
 	bm, err := meta.Accessor(m.update(a, b, manager))
 	if err == nil {
@@ -217,12 +265,17 @@ func (m *Manager) Apply(live runtime.Object, applied *unstructured.Unstructured,
 	return full.Apply(live, applied, manager, force)
 }
 
-// converter moves between the versions that the merge meets. Only one is known here: managed fields recorded
-// through another version of the kind are reported as unknown, which the merge answers by leaving them out.
+// converter moves between the versions that the merge meets. Of a kind that is built in only one is known here: managed fields recorded
+// through another version are reported as unknown, which the merge answers by leaving them out.
 type converter struct{ kind *kinds.Kind }
 
 // New implements runtime.ObjectCreater. What it makes knows its type, which the merge asks for.
 func (c converter) New(gvk schema.GroupVersionKind) (runtime.Object, error) {
+	if c.kind.Custom && gvk.GroupKind() == c.kind.GroupVersionKind.GroupKind() {
+		u := &unstructured.Unstructured{}
+		u.SetGroupVersionKind(gvk)
+		return u, nil
+	}
 	if gvk != c.kind.GroupVersionKind {
 		return nil, runtime.NewNotRegisteredErrForKind("wherry", gvk)
 	}
@@ -238,6 +291,17 @@ func (c converter) Convert(in, out, context any) error {
 
 // ConvertToVersion returns in as the kind's own version; an Unstructured becomes the typed object.
 func (c converter) ConvertToVersion(in runtime.Object, gv runtime.GroupVersioner) (runtime.Object, error) {
+	if c.kind.Convert != nil {
+		have := in.GetObjectKind().GroupVersionKind()
+		target, ok := gv.KindForGroupVersionKinds([]schema.GroupVersionKind{have})
+		if !ok {
+			return nil, runtime.NewNotRegisteredErrForTarget("wherry", nil, gv)
+		}
+		if target == have {
+			return in, nil
+		}
+		return c.kind.Convert(in, target.GroupVersion())
+	}
 	target, ok := gv.KindForGroupVersionKinds([]schema.GroupVersionKind{c.kind.GroupVersionKind})
 	if !ok || target != c.kind.GroupVersionKind {
 		return nil, runtime.NewNotRegisteredErrForTarget("wherry", nil, gv)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -74,7 +75,12 @@ func (s *Set) evict(ctx context.Context, pods *verbs.Served, r *verbs.Request) (
 		} else {
 			own.Preconditions = pin(own.Preconditions, pod)
 		}
-		_, err = pods.DeleteAs(ctx, r, &own)
+		if len(own.DryRun) == 0 {
+			err = mark(ctx, pods, pod, &own)
+		}
+		if err == nil {
+			_, err = pods.DeleteAs(ctx, r, &own)
+		}
 		if err == nil {
 			return verbs.Success(http.StatusCreated), nil
 		}
@@ -82,6 +88,38 @@ func (s *Set) evict(ctx context.Context, pods *verbs.Served, r *verbs.Request) (
 			return verbs.Answer{}, err
 		}
 	}
+}
+
+// mark says on the pod that it is being disrupted, which decides what becomes of its Job (KEP-3329). The deletion that follows is of the pod as marked.
+func mark(ctx context.Context, pods *verbs.Served, pod *corev1.Pod, options *metav1.DeleteOptions) error {
+	condition := corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "EvictionByEvictionAPI", Message: "Eviction API: evicting"}
+	var required store.Preconditions
+	if p := options.Preconditions; p != nil {
+		required = store.Preconditions{UID: p.UID, ResourceVersion: p.ResourceVersion}
+	}
+	marked, err := pods.Store.Update(ctx, pod.Namespace, pod.Name, &required, false, func(current *store.Object) (runtime.Object, error) {
+		next := current.Object.(*corev1.Pod).DeepCopy()
+		condition.LastTransitionTime = metav1.Time{Time: time.Now().Truncate(time.Second)}
+		condition.ObservedGeneration = next.Generation
+		i := slices.IndexFunc(next.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == condition.Type })
+		if i < 0 {
+			next.Status.Conditions = append(next.Status.Conditions, condition)
+			return next, nil
+		}
+		if was := &next.Status.Conditions[i]; was.Status == condition.Status {
+			condition.LastTransitionTime = was.LastTransitionTime
+		}
+		next.Status.Conditions[i] = condition
+		return next, nil
+	})
+	if err != nil {
+		return err
+	}
+	if p := options.Preconditions; p != nil && p.ResourceVersion != nil {
+		version := marked.Object.(*corev1.Pod).ResourceVersion
+		p.ResourceVersion = &version
+	}
+	return nil
 }
 
 // finished pods, and those that have not begun or are being deleted, count for no budget.

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
 
 	"wherry.dev/wherry/apiserver/verbs"
 )
@@ -62,6 +63,10 @@ func (s *Set) log(ctx context.Context, pods *verbs.Served, r *verbs.Request) (ve
 	defer resp.Body.Close()
 	if err := kubeletError(resp, r.Info.Name); err != nil {
 		return verbs.Answer{}, err
+	}
+	if wsstream.IsWebSocketRequest(r.HTTP) { // as browsers ask
+		overWebSocket(r.Writer, r.HTTP, resp.Body)
+		return verbs.Answer{}, nil
 	}
 	r.Writer.Header().Set("Content-Type", "text/plain")
 	r.Writer.WriteHeader(http.StatusOK)

@@ -2,6 +2,7 @@ package verbs
 
 import (
 	"context"
+	"errors"
 	"net/http"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -43,6 +44,7 @@ func Create(ctx context.Context, s *Served, r *Request) (Answer, error) {
 		return Answer{}, err
 	}
 	r.Marks.Decoded = time.Now()
+	s.recordSent(r, obj, s.Kind.GroupVersionKind)
 	if s.Answer != nil { // a question, not an object
 		return s.review(ctx, r, obj, &options)
 	}
@@ -86,7 +88,7 @@ func (s *Served) decode(r *Request, fieldValidation string) (runtime.Object, err
 	if err != nil {
 		return nil, err
 	}
-	obj, err := s.Decoder.Object(data, format, wire.ParseDirective(fieldValidation), s.Kind.GroupVersionKind, s.Kind.New, r.Warn)
+	obj, err := s.decodeBytes(data, format, wire.ParseDirective(fieldValidation), r.Warn)
 	if err != nil {
 		return nil, err
 	}
@@ -96,11 +98,22 @@ func (s *Served) decode(r *Request, fieldValidation string) (runtime.Object, err
 	return obj, nil
 }
 
+// decodeBytes reads data as this resource's kind.
+func (s *Served) decodeBytes(data []byte, format wire.Format, d wire.Directive, warn func(string)) (runtime.Object, error) {
+	if s.Kind.Custom {
+		return s.Decoder.Custom(data, format, d, s.Kind.GroupVersionKind, s.Kind.Prune, warn)
+	}
+	return s.Decoder.Object(data, format, d, s.Kind.GroupVersionKind, s.Kind.New, warn)
+}
+
 // create admits, validates and stores an object whose metadata is complete. With generateName it tries several names.
 // With dryRun it returns what would have been stored. permit, if not nil, is asked before anything is stored.
 func (s *Served) create(ctx context.Context, r *Request, obj runtime.Object, options runtime.Object, dryRun bool, permit func() error) (*store.Object, runtime.Object, error) {
 	m, err := accessor(obj)
 	if err != nil {
+		return nil, nil, err
+	}
+	if err := s.creatable(m.GetName()); err != nil {
 		return nil, nil, err
 	}
 	attrs := s.attributes(r, admission.Create, obj, nil, options, m.GetName(), dryRun)
@@ -184,6 +197,9 @@ func (s *Served) createNamed(ctx context.Context, r *Request, obj runtime.Object
 		} else if !apierrors.IsNotFound(err) {
 			return nil, nil, err
 		}
+		if s.Kind.Default != nil && s.Kind.Hub == nil { // as a reader would see it
+			s.Kind.Default(obj)
+		}
 		return nil, obj, nil
 	}
 	var ttl int64
@@ -203,6 +219,14 @@ func (s *Served) createNamed(ctx context.Context, r *Request, obj runtime.Object
 	return stored, nil, nil
 }
 
+// creatable refuses to create what the kind says cannot be created now.
+func (s *Served) creatable(name string) error {
+	if s.Kind.NoCreate == "" {
+		return nil
+	}
+	return apierrors.NewForbidden(s.resource(), name, errors.New(s.Kind.NoCreate))
+}
+
 // toStored returns obj in the stored version.
 func (s *Served) toStored(obj runtime.Object) (runtime.Object, error) {
 	if s.Kind.Hub == nil {
@@ -214,6 +238,15 @@ func (s *Served) toStored(obj runtime.Object) (runtime.Object, error) {
 	}
 	hub.GetObjectKind().SetGroupVersionKind(s.Kind.Hub.HubIsKind)
 	return hub, nil
+}
+
+// asStored returns current, which does not change, as it is to be stored: just as it is, unless it is stored in a version that is
+// not the stored one any more. old is current as it is served.
+func (s *Served) asStored(current *store.Object, old runtime.Object) (runtime.Object, error) {
+	if !s.Kind.Custom || current.Object.GetObjectKind().GroupVersionKind() == s.Kind.Hub.HubIsKind {
+		return current.Object, nil
+	}
+	return s.toStored(old)
 }
 
 // review answers a question that is asked by creating an object that is not stored.

@@ -59,6 +59,7 @@ func (s *Served) deleteOptions(r *Request) (*metav1.DeleteOptions, error) {
 			return nil, err
 		}
 		options = obj
+		s.recordSent(r, options, metav1.SchemeGroupVersion.WithKind("DeleteOptions"))
 	} else if q := r.Query(); len(q) > 0 {
 		if err := metav1.Convert_url_Values_To_v1_DeleteOptions(&q, options, nil); err != nil {
 			return nil, apierrors.NewBadRequest(err.Error())
@@ -122,7 +123,7 @@ func (s *Served) delete(ctx context.Context, r *Request, name string, options *m
 		case remove:
 			return nil, errGone
 		case already:
-			return current.Object, nil
+			return s.asStored(current, old)
 		}
 		return s.toStored(marked)
 	}
@@ -257,6 +258,9 @@ func (s *Served) fate(old runtime.Object, options metav1.DeleteOptions) (runtime
 	}
 	if ns, ok := obj.(*corev1.Namespace); ok {
 		return namespaceFate(ns, old, &options)
+	}
+	if s.Kind.Terminate != nil && m.GetDeletionTimestamp() == nil {
+		s.Kind.Terminate(obj)
 	}
 	graceful, pending := s.graceful(obj, m, &options)
 	if pending {

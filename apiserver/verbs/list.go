@@ -12,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"wherry.dev/wherry/store"
@@ -106,13 +105,10 @@ func (s *Served) selectable(label string) bool {
 }
 
 // fieldsOf returns the selectable fields of a stored object.
-func (s *Served) fieldsOf(obj runtime.Object) fields.Set {
-	if s.Kind.Hub != nil {
-		served, err := s.Kind.Hub.FromHub(obj)
-		if err != nil {
-			return fields.Set{}
-		}
-		obj = served
+func (s *Served) fieldsOf(o *store.Object) fields.Set {
+	obj, err := s.Type.Served(o)
+	if err != nil {
+		return fields.Set{}
 	}
 	if s.Kind.SelectableFields != nil {
 		return s.Kind.SelectableFields(obj)
@@ -124,10 +120,13 @@ func (s *Served) fieldsOf(obj runtime.Object) fields.Set {
 	return fields.Set{"metadata.name": m.GetName(), "metadata.namespace": m.GetNamespace()}
 }
 
+// longestWatch is what a client may ask for, in seconds: a year. Some centuries would come out as a time in the past.
+const longestWatch = 365 * 24 * 60 * 60
+
 // timeout is how long a watch may last.
 func (s *Served) timeout(o metav1.ListOptions, random func() float64) time.Duration {
 	if o.TimeoutSeconds != nil && *o.TimeoutSeconds > 0 {
-		return time.Duration(*o.TimeoutSeconds) * time.Second
+		return time.Duration(min(*o.TimeoutSeconds, longestWatch)) * time.Second
 	}
 	return time.Duration(float64(s.WatchTimeout) * (1 + random()))
 }

@@ -37,6 +37,9 @@ func (s *Served) DecodeAs(r *Request, gvk schema.GroupVersionKind, fresh func() 
 		return nil, nil, err
 	}
 	obj, err := s.Decoder.Object(data, format, wire.ParseDirective(options.FieldValidation), gvk, fresh, r.Warn)
+	if err == nil {
+		s.recordSent(r, obj, gvk)
+	}
 	return obj, options, err
 }
 

@@ -2,10 +2,12 @@ package verbs
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"mime"
 	"net/http"
+	"strings"
 	"time"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
@@ -44,6 +46,12 @@ func Patch(ctx context.Context, s *Served, r *Request) (Answer, error) {
 	switch kind {
 	case types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType, types.ApplyYAMLPatchType, types.ApplyCBORPatchType:
 	default:
+		kind = ""
+	}
+	switch {
+	case s.Kind.Custom && (kind == "" || kind == types.StrategicMergePatchType): // there is no merge schema of Go types
+		return Answer{}, wire.UnsupportedMediaType(patchTypes[0], patchTypes[1], patchTypes[3])
+	case kind == "":
 		return Answer{}, wire.UnsupportedMediaType(patchTypes...)
 	}
 	data, err := wire.ReadBody(r.HTTP)
@@ -60,6 +68,7 @@ func Patch(ctx context.Context, s *Served, r *Request) (Answer, error) {
 		return Answer{}, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "PatchOptions"}, "", errs)
 	}
 	options.SetGroupVersionKind(metav1.SchemeGroupVersion.WithKind("PatchOptions"))
+	recordPatch(r, kind, data)
 
 	p := patcher{s: s, r: r, options: &options, directive: wire.ParseDirective(options.FieldValidation), manager: manager(options.FieldManager, r.HTTP)}
 	c := change{dryRun: isDryRun(options.DryRun), unconditional: true,
@@ -110,7 +119,7 @@ type nextFunc = func(ctx context.Context, current runtime.Object) (runtime.Objec
 // view is the object that the patch is about: the current object, or the subresource's rendering of it.
 func (p *patcher) view(current runtime.Object) (runtime.Object, error) {
 	if p.r.Sub != nil && p.r.Sub.Read != nil {
-		return p.r.Sub.Read(current)
+		return base(p.r.Sub, current)
 	}
 	return current, nil
 }
@@ -260,7 +269,15 @@ func (p *patcher) viaJSON(patch func([]byte) ([]byte, error)) nextFunc {
 		if err != nil {
 			return nil, err
 		}
-		obj, err := p.s.Decoder.Object(out, wire.JSON, p.directive, p.gvk(), p.fresh, p.r.Warn)
+		if p.s.Kind.Custom && (p.r.Sub == nil || p.r.Sub.Read == nil) {
+			if err := p.sameType(out); err != nil {
+				return nil, err
+			}
+		}
+		obj, err := p.decode(out)
+		if err != nil && p.s.Kind.Custom && p.directive == metav1.FieldValidationStrict {
+			return nil, apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), string(out), strings.TrimPrefix(wire.StatusOf(err).Message, p.cannotBe()))})
+		}
 		if err != nil {
 			if s := wire.StatusOf(err); s.Code == http.StatusBadRequest && p.directive != metav1.FieldValidationStrict {
 				return nil, unprocessable(s.Message) // the patch was well-formed, its outcome is not
@@ -269,6 +286,40 @@ func (p *patcher) viaJSON(patch func([]byte) ([]byte, error)) nextFunc {
 		}
 		return p.finish(current, obj)
 	}
+}
+
+// cannotBe is what decoding says before the reason.
+func (p *patcher) cannotBe() string {
+	gvk := p.s.Kind.GroupVersionKind
+	return fmt.Sprintf("%s in version %q cannot be handled as a %s: ", gvk.Kind, gvk.Version, gvk.Kind)
+}
+
+// sameType refuses a patch that makes a custom resource something else, as their validation does.
+func (p *patcher) sameType(doc []byte) error {
+	var is metav1.TypeMeta
+	if json.Unmarshal(doc, &is) != nil {
+		return nil // decoding says it
+	}
+	gvk := p.s.Kind.GroupVersionKind
+	var errs field.ErrorList
+	if is.Kind != gvk.Kind {
+		errs = append(errs, field.Invalid(field.NewPath("kind"), is.Kind, "must be "+gvk.Kind))
+	}
+	if v := gvk.GroupVersion().String(); is.APIVersion != v {
+		errs = append(errs, field.Invalid(field.NewPath("apiVersion"), is.APIVersion, "must be "+v))
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return apierrors.NewInvalid(schema.GroupKind{Group: gvk.Group, Kind: is.Kind}, p.r.Info.Name, errs)
+}
+
+// decode reads a patched view.
+func (p *patcher) decode(data []byte) (runtime.Object, error) {
+	if p.r.Sub != nil && p.r.Sub.Read != nil {
+		return p.s.Decoder.Object(data, wire.JSON, p.directive, p.gvk(), p.fresh, p.r.Warn)
+	}
+	return p.s.decodeBytes(data, wire.JSON, p.directive, p.r.Warn)
 }
 
 func unprocessable(message string) error {
@@ -347,8 +398,14 @@ func (p *patcher) apply(data []byte, kind types.PatchType) (nextFunc, error) {
 		if err := cbor.Unmarshal(data, &want.Object); err != nil {
 			return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding CBOR: %v", err))
 		}
-	} else if err := yaml.Unmarshal(data, &want.Object); err != nil {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+	} else {
+		text, err := yaml.YAMLToJSON(data)
+		if err == nil {
+			err = kjson.UnmarshalCaseSensitivePreserveInts(text, &want.Object) // an integer is one to whoever reads it by its path
+		}
+		if err != nil {
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+		}
 	}
 	if kind == types.ApplyYAMLPatchType && p.directive != metav1.FieldValidationIgnore { // duplicate keys
 		if err := yaml.UnmarshalStrict(data, &map[string]any{}); err != nil {
@@ -368,13 +425,13 @@ func (p *patcher) apply(data []byte, kind types.PatchType) (nextFunc, error) {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", n, p.r.Info.Name))
 	}
 	want.SetName(p.r.Info.Name)
-	gvk := p.s.Kind.GroupVersionKind
+	gvk := p.gvk()
 	if got := want.GroupVersionKind(); got.Kind != gvk.Kind {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s", got.Kind, got.Version, gvk.Kind))
 	}
-	if p.directive != metav1.FieldValidationIgnore {
+	if !p.s.Kind.Custom && p.directive != metav1.FieldValidationIgnore {
 		// Unknown fields are refused by the merge itself with a worse message; ask the converter first.
-		err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(want.Object, p.s.Kind.New(), true)
+		err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(want.Object, p.fresh(), true)
 		if strict, ok := runtime.AsStrictDecodingError(err); ok && p.directive == metav1.FieldValidationStrict {
 			if err := p.warnOrFail(strict.Errors()); err != nil {
 				return nil, err
@@ -391,13 +448,19 @@ func (p *patcher) apply(data []byte, kind types.PatchType) (nextFunc, error) {
 				m.SetNamespace(p.r.Info.Namespace)
 			}
 		}
-		obj, err := p.s.Managed[p.r.Info.Subresource].Apply(live, want.DeepCopy(), p.manager, force)
+		var obj runtime.Object
+		var err error
+		if m := p.s.Managed[p.r.Info.Subresource]; p.r.Sub != nil && p.r.Sub.Write != nil {
+			obj, err = m.ApplyScale(live, p.r.Sub, want.DeepCopy(), p.manager, force)
+		} else {
+			obj, err = m.Apply(live, want.DeepCopy(), p.manager, force)
+		}
 		if err != nil {
 			var status apierrors.APIStatus
 			if errors.As(err, &status) {
 				return nil, err
 			}
-			return nil, apierrors.NewInternalError(err)
+			return nil, &apierrors.StatusError{ErrStatus: *wire.StatusOf(err)} // as upstream: in the merge's own words
 		}
 		if obj == nil { // nothing changes
 			return current, nil

@@ -38,6 +38,7 @@ func Update(ctx context.Context, s *Served, r *Request) (Answer, error) {
 		return Answer{}, err
 	}
 	r.Marks.Decoded = time.Now()
+	s.recordSent(r, sent, s.Kind.GroupVersionKind)
 	m, err := accessor(sent)
 	if err != nil {
 		return Answer{}, err
@@ -109,6 +110,7 @@ func (s *Served) updateOther(ctx context.Context, r *Request, options *metav1.Up
 	if err != nil {
 		return Answer{}, err
 	}
+	s.recordSent(r, sub, r.Sub.Kind)
 	m, err := accessor(sub)
 	if err != nil {
 		return Answer{}, err

@@ -39,6 +39,8 @@ type Served struct {
 	// is random up to twice that, so that clients do not come back all at once.
 	WatchTimeout time.Duration
 	Watched      WatchMetrics
+	// Life ends when the kind is served in another shape, and with it the watches of this one. Nil: never.
+	Life context.Context
 }
 
 // Claims hands out what objects of a kind take from shared ranges: a Service's addresses and node ports.

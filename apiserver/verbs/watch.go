@@ -37,6 +37,10 @@ func Watch(ctx context.Context, s *Served, r *Request) (Answer, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout(o, rand.Float64))
 	defer cancel()
+	if s.Life != nil { // clients come back, and see the objects in their new shape
+		stop := context.AfterFunc(s.Life, cancel)
+		defer stop()
+	}
 	w, err := s.Store.Watch(ctx, store.WatchOptions{Namespace: r.Info.Namespace, Name: name, ResourceVersion: o.ResourceVersion, ResourceVersionMatch: o.ResourceVersionMatch,
 		SendInitialEvents: o.SendInitialEvents, AllowWatchBookmarks: o.AllowWatchBookmarks, Selector: sel})
 	if err != nil {

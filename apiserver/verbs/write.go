@@ -10,9 +10,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/admission"
 
+	"wherry.dev/wherry/api/kinds"
 	"wherry.dev/wherry/apiserver/managed"
 	"wherry.dev/wherry/store"
 )
@@ -88,13 +90,13 @@ func (s *Served) write(ctx context.Context, r *Request, c change) (stored *store
 		}
 		if obj == old {
 			next = old
-			return current.Object, nil
+			return s.asStored(current, old)
 		}
 		if managed.Dedup(obj) {
 			r.Warn(dedupWarning(""))
 		}
-		attrs := s.attributes(r, admission.Update, obj, old, c.options, name, c.dryRun)
-		if err := s.Admit.Mutate(ctx, attrs); err != nil {
+		obj, validate, err := s.admitUpdate(ctx, r, obj, old, c)
+		if err != nil {
 			return nil, err
 		}
 		if err := s.checkVersion(obj, old, c); err != nil {
@@ -103,7 +105,7 @@ func (s *Served) write(ctx context.Context, r *Request, c change) (stored *store
 		if err := s.prepareUpdate(ctx, r, obj, old, c, &undo); err != nil {
 			return nil, err
 		}
-		if err := s.Admit.Validate(ctx, attrs); err != nil {
+		if err := validate(obj); err != nil {
 			return nil, err
 		}
 		r.Marks.Admitted = time.Now()
@@ -115,7 +117,7 @@ func (s *Served) write(ctx context.Context, r *Request, c change) (stored *store
 		}
 		if apiequality.Semantic.DeepEqual(obj, old) { // includes the resourceVersion, which checkVersion has aligned
 			next = old
-			return current.Object, nil
+			return s.asStored(current, old)
 		}
 		next = obj
 		return s.toStored(obj)
@@ -184,6 +186,47 @@ func (s *Served) rehearse(ctx context.Context, r *Request, c change, decide stor
 	return nil, *next, *created, nil
 }
 
+// admitUpdate lets admission change obj, which replaces old, and returns the outcome and how to ask later whether it is refused. What
+// is sent to a subresource of another type is shown to admission as that (a Scale).
+func (s *Served) admitUpdate(ctx context.Context, r *Request, obj, old runtime.Object, c change) (_ runtime.Object, validate func(runtime.Object) error, err error) {
+	if r.Sub == nil || r.Sub.Read == nil {
+		attrs := s.attributes(r, admission.Update, obj, old, c.options, r.Info.Name, c.dryRun)
+		return obj, func(runtime.Object) error { return s.Admit.Validate(ctx, attrs) }, s.Admit.Mutate(ctx, attrs)
+	}
+	was, err := base(r.Sub, old)
+	if err != nil {
+		return nil, nil, err
+	}
+	view, err := base(r.Sub, obj)
+	if err != nil {
+		return nil, nil, err
+	}
+	before := view.DeepCopyObject()
+	if err := s.Admit.Mutate(ctx, s.attributes(r, admission.Update, view, was, c.options, r.Info.Name, c.dryRun)); err != nil {
+		return nil, nil, err
+	}
+	if !apiequality.Semantic.DeepEqual(view, before) {
+		if obj, err = r.Sub.Write(obj, view); err != nil {
+			return nil, nil, err
+		}
+	}
+	return obj, func(obj runtime.Object) error {
+		final, err := base(r.Sub, obj)
+		if err != nil {
+			return err
+		}
+		return s.Admit.Validate(ctx, s.attributes(r, admission.Update, final, was, c.options, r.Info.Name, c.dryRun))
+	}, nil
+}
+
+// base is a subresource of another type as patches and admission start from it.
+func base(sub *kinds.Subresource, parent runtime.Object) (runtime.Object, error) {
+	if sub.Base != nil {
+		return sub.Base(parent)
+	}
+	return sub.Read(parent)
+}
+
 func (s *Served) checkPreconditions(m metav1.Object, p *store.Preconditions) error {
 	if p == nil {
 		return nil
@@ -216,6 +259,9 @@ func (s *Served) firstVersion(ctx context.Context, r *Request, c change) (runtim
 	m.SetResourceVersion("")
 	fillSystemFields(m)
 	if err := r.Authorize(ctx, "create"); err != nil {
+		return nil, err
+	}
+	if err := s.creatable(r.Info.Name); err != nil {
 		return nil, err
 	}
 	if managed.Dedup(obj) {
@@ -268,7 +314,7 @@ func (s *Served) checkVersion(obj, old runtime.Object, c change) error {
 	case om.GetResourceVersion():
 	case "", "0":
 		if !s.Kind.AllowUnconditionalUpdate && !c.unconditional {
-			return apierrors.NewInvalid(s.Kind.GroupVersionKind.GroupKind(), m.GetName(), field.ErrorList{
+			return apierrors.NewInvalid(schema.GroupKind{Group: s.Kind.GroupVersionKind.Group, Kind: s.Kind.Plural}, m.GetName(), field.ErrorList{
 				field.Invalid(field.NewPath("metadata").Child("resourceVersion"), uint64(0), "must be specified for an update")})
 		}
 		m.SetResourceVersion(om.GetResourceVersion())

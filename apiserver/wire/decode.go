@@ -3,6 +3,7 @@ package wire
 import (
 	"bytes"
 	"compress/gzip"
+	stdjson "encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,12 +11,14 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer/cbor"
 	cbordirect "k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
 	"k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
@@ -145,7 +148,7 @@ func summary(data []byte) string {
 	switch {
 	case len(data) == 0:
 		return "<empty>"
-	case bytes.ContainsRune(data, 0) || !printable(data):
+	case data[0] != '{':
 		if len(data) > most {
 			return fmt.Sprintf("%x ...", data[:most])
 		}
@@ -154,18 +157,6 @@ func summary(data []byte) string {
 		return string(data[:most]) + " ..."
 	}
 	return string(data)
-}
-
-func printable(data []byte) bool {
-	if len(data) > 256 {
-		data = data[:256]
-	}
-	for _, c := range data {
-		if c < ' ' && c != '\n' && c != '\t' && c != '\r' || c >= 0x7f {
-			return false
-		}
-	}
-	return true
 }
 
 // Options decodes the DeleteOptions that a DELETE carries as its body. Clients send them under v1, meta.k8s.io/v1 or
@@ -199,4 +190,69 @@ func (dec *Decoder) Options(data []byte, f Format) (*metav1.DeleteOptions, error
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("decoded object cannot be converted to DeleteOptions: it is a %s", o.Kind))
 	}
 	return o, nil
+}
+
+// Custom decodes data, which must be of type want, into an Unstructured. prune takes away what the schema does not know and says
+// what that was, which like duplicate fields is ignored, reported through warn, or refused, as d says. Protobuf has no form for it: a 415.
+func (dec *Decoder) Custom(data []byte, f Format, d Directive, want schema.GroupVersionKind, prune func(runtime.Object) ([]string, error), warn func(string)) (runtime.Object, error) {
+	content := map[string]any{}
+	var strict []error
+	var err error
+	switch f {
+	case Protobuf:
+		return nil, UnsupportedMediaType(MediaJSON, MediaYAML)
+	case CBOR:
+		err = cbordirect.Unmarshal(data, &content)
+	case YAML:
+		if _, serr := yaml.YAMLToJSONStrict(data); serr != nil {
+			strict = append(strict, serr)
+		}
+		if data, err = yaml.YAMLToJSON(data); err == nil {
+			err = kjson.UnmarshalCaseSensitivePreserveInts(data, &content)
+		}
+	default:
+		var is struct {
+			APIVersion string `json:"apiVersion,omitempty"`
+			Kind       string `json:"kind,omitempty"`
+		}
+		if err = stdjson.Unmarshal(data, &is); err != nil {
+			err = fmt.Errorf("couldn't get version/kind; json parse error: %w", err)
+			break
+		}
+		strict, err = kjson.UnmarshalStrict(data, &content)
+	}
+	if err == nil && content["kind"] == nil {
+		err = runtime.NewMissingKindErr(string(data))
+	}
+	if err != nil {
+		return nil, decodeError(err, want.Kind, nil, data)
+	}
+	obj := &unstructured.Unstructured{Object: content}
+	got := obj.GroupVersionKind()
+	if got.GroupVersion() != want.GroupVersion() {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)", obj.GetAPIVersion(), want.GroupVersion()))
+	}
+	if got.Kind != want.Kind { // refused by validation, to upstream
+		return nil, apierrors.NewInvalid(got.GroupKind(), obj.GetName(), field.ErrorList{field.Invalid(field.NewPath("kind"), got.Kind, "must be "+want.Kind)})
+	}
+	if prune != nil {
+		unknown, err := prune(obj)
+		if err != nil {
+			return nil, decodeError(err, want.Kind, &got, data)
+		}
+		for _, path := range unknown {
+			strict = append(strict, fmt.Errorf("unknown field %q", path))
+		}
+	}
+	if len(strict) > 0 {
+		switch d {
+		case metav1.FieldValidationStrict:
+			return nil, decodeError(runtime.NewStrictDecodingError(strict), want.Kind, &got, data)
+		case metav1.FieldValidationWarn:
+			for _, e := range strict {
+				warn(e.Error())
+			}
+		}
+	}
+	return obj, nil
 }

@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"weak"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer/cbor"
@@ -27,8 +29,13 @@ type Type struct {
 	object head // of one object
 	list   head // of a list of them
 
-	jsonKey, protoKey any // keys of the remembered encodings, boxed once
+	id                           uint64 // of this Type among all there were
+	jsonKey, protoKey, servedKey any    // keys of what is remembered with an object, boxed once
 }
+
+// types counts the Types that were made: a custom kind may come back in another shape, and what was remembered of the last one is not
+// to be used, nor to be kept.
+var types atomic.Uint64
 
 // NewType prepares the encodings of k.
 func NewType(k *kinds.Kind) *Type {
@@ -44,11 +51,12 @@ func NewType(k *kinds.Kind) *Type {
 		}
 	}
 	type key struct {
-		gvk    schema.GroupVersionKind
-		format Format
+		group, version string
+		format         Format
 	}
-	return &Type{Kind: k, GVK: gvk, object: newHead(gvk), list: newHead(gvk.GroupVersion().WithKind(listKind)),
-		jsonKey: key{gvk, JSON}, protoKey: key{gvk, Protobuf}}
+	type object struct{ group, version string }
+	return &Type{Kind: k, GVK: gvk, object: newHead(gvk), list: newHead(gvk.GroupVersion().WithKind(listKind)), id: types.Add(1),
+		jsonKey: key{gvk.Group, gvk.Version, JSON}, protoKey: key{gvk.Group, gvk.Version, Protobuf}, servedKey: object{gvk.Group, gvk.Version}}
 }
 
 // head is what precedes the fields of every object of one type.
@@ -111,6 +119,14 @@ type body struct{ b []byte }
 type remembered struct {
 	mu sync.Mutex
 	p  weak.Pointer[body] // guarded by mu
+	by uint64             // guarded by mu; the Type's id
+}
+
+// converted holds an object in a served version, once that is known.
+type converted struct {
+	mu  sync.Mutex
+	obj runtime.Object // guarded by mu
+	by  uint64         // guarded by mu; the Type's id
 }
 
 func newRemembered() any { return &remembered{} }
@@ -119,6 +135,19 @@ func newRemembered() any { return &remembered{} }
 func (t *Type) Served(o *store.Object) (runtime.Object, error) {
 	if t.Kind.Hub == nil {
 		return o.Object, nil
+	}
+	if t.Kind.Custom && o.Memo != nil { // a conversion may be a call to a webhook
+		c := o.Memo.Get(t.servedKey, func() any { return &converted{} }).(*converted)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.by != t.id {
+			obj, err := t.Kind.Hub.FromHub(o.Object)
+			if err != nil {
+				return nil, err // in the conversion's own words, as upstream
+			}
+			c.obj, c.by = obj, t.id
+		}
+		return c.obj, nil
 	}
 	out, err := t.Kind.Hub.FromHub(o.Object)
 	if err != nil {
@@ -139,12 +168,12 @@ func (t *Type) stored(o *store.Object, f Format) (*body, error) {
 	slot := o.Memo.Get(key, newRemembered).(*remembered)
 	slot.mu.Lock()
 	defer slot.mu.Unlock()
-	if b := slot.p.Value(); b != nil {
+	if b := slot.p.Value(); b != nil && slot.by == t.id {
 		return b, nil
 	}
 	b, err := t.encodeStored(o, f)
 	if err == nil {
-		slot.p = weak.Make(b)
+		slot.p, slot.by = weak.Make(b), t.id
 	}
 	return b, err
 }
@@ -169,6 +198,19 @@ func (h *head) body(obj runtime.Object, f Format) (*body, error) {
 			return nil, fmt.Errorf("encode %s as protobuf: %w", h.gvk, err)
 		}
 		return &body{b}, nil
+	}
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		fields := make(map[string]any, len(u.Object))
+		for k, v := range u.Object {
+			if k != "kind" && k != "apiVersion" {
+				fields[k] = v
+			}
+		}
+		b, err := json.Marshal(fields)
+		if err != nil {
+			return nil, fmt.Errorf("encode %s as json: %w", h.gvk, err)
+		}
+		return &body{b[1:]}, nil
 	}
 	b, err := json.Marshal(obj)
 	if err != nil {
@@ -318,6 +360,9 @@ func (t *Type) EncodeStoredList(a Accept, l *store.ListResult) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode list metadata: %w", err)
 	}
+	if t.Kind.Custom && lm.Continue == "" { // free lists always have one
+		m = append([]byte(`{"continue":"",`), m[1:]...)
+	}
 	size := len(t.list.json) + len(m) + 32
 	bodies := make([]*body, len(l.Items))
 	for i, o := range l.Items {
@@ -325,6 +370,9 @@ func (t *Type) EncodeStoredList(a Accept, l *store.ListResult) ([]byte, error) {
 			return nil, err
 		}
 		size += len(bodies[i].b) + 2
+		if t.Kind.Custom {
+			size += len(t.object.json)
+		}
 	}
 	out := make([]byte, 0, size)
 	out = append(out, t.list.json...)
@@ -334,6 +382,10 @@ func (t *Type) EncodeStoredList(a Accept, l *store.ListResult) ([]byte, error) {
 	for i, b := range bodies {
 		if i > 0 {
 			out = append(out, ',')
+		}
+		if t.Kind.Custom { // free objects say what they are in lists too
+			out = t.object.appendJSON(out, b.b)
+			continue
 		}
 		out = append(out, '{')
 		out = append(out, b.b...)

@@ -59,9 +59,19 @@ type Accept struct {
 	Meta schema.GroupVersion
 }
 
-// Negotiate chooses what to answer r with. transforms tells whether this endpoint can render tables and metadata;
+// Renderings says what an endpoint can show its objects as, besides as they are.
+type Renderings uint8
+
+const (
+	NoRenderings Renderings = iota
+	// Metadata is all that kinds without columns have: those that are never stored.
+	Metadata
+	TablesToo
+)
+
+// Negotiate chooses what to answer r with. can tells what this endpoint renders;
 // stream restricts the choice to encodings that can be framed. The error is a 406 Status.
-func Negotiate(r *http.Request, transforms, stream bool) (Accept, error) {
+func Negotiate(r *http.Request, can Renderings, stream bool) (Accept, error) {
 	header := ""
 	if v := r.Header["Accept"]; len(v) > 0 {
 		header = v[0]
@@ -76,7 +86,7 @@ func Negotiate(r *http.Request, transforms, stream bool) (Accept, error) {
 	default:
 		ok := false
 		for _, clause := range goautoneg.ParseAccept(header) {
-			if a, ok = accept(clause.Type, clause.SubType, clause.Params, transforms, stream); ok {
+			if a, ok = accept(clause.Type, clause.SubType, clause.Params, can, stream); ok {
 				break
 			}
 		}
@@ -90,7 +100,24 @@ func Negotiate(r *http.Request, transforms, stream bool) (Accept, error) {
 	return a, nil
 }
 
-func accept(typ, sub string, params map[string]string, transforms, stream bool) (Accept, bool) {
+// NegotiateCustom is Negotiate for objects that have no protobuf form; their metadata has.
+func NegotiateCustom(r *http.Request, can Renderings, stream bool) (Accept, error) {
+	a, err := Negotiate(r, can, stream)
+	if err != nil || a.Format != Protobuf || a.Rendering != AsObject {
+		return a, err
+	}
+	for _, clause := range goautoneg.ParseAccept(r.Header.Get("Accept")) {
+		if a, ok := accept(clause.Type, clause.SubType, clause.Params, can, stream); ok && (a.Format != Protobuf || a.Rendering != AsObject) {
+			return a, nil
+		}
+	}
+	if stream {
+		return Accept{}, notAcceptable(MediaJSON + ";stream=watch")
+	}
+	return Accept{}, notAcceptable(MediaJSON, MediaYAML, MediaProtobuf) // of other things than objects
+}
+
+func accept(typ, sub string, params map[string]string, can Renderings, stream bool) (Accept, bool) {
 	a := Accept{}
 	switch {
 	case typ == "*" && sub == "*", typ == "application" && (sub == "json" || sub == "*"):
@@ -120,14 +147,14 @@ func accept(typ, sub string, params map[string]string, transforms, stream bool) 
 	if as == "" && g == "" && v == "" {
 		return a, true
 	}
-	if !transforms || g != metav1.GroupName || (v != metav1.SchemeGroupVersion.Version && v != metav1beta1.SchemeGroupVersion.Version) {
+	if can == NoRenderings || g != metav1.GroupName || (v != metav1.SchemeGroupVersion.Version && v != metav1beta1.SchemeGroupVersion.Version) {
 		return a, false
 	}
 	a.Meta = schema.GroupVersion{Group: g, Version: v}
 	switch as {
 	case "Table":
 		a.Rendering = AsTable
-		return a, a.Format != Protobuf // Table has no protobuf form
+		return a, can == TablesToo && a.Format != Protobuf // Table has no protobuf form
 	case "PartialObjectMetadata":
 		a.Rendering = AsPartial
 	case "PartialObjectMetadataList":

@@ -12,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"wherry.dev/wherry/apiserver/audit"
 )
 
 // NotAcceptable is the 406 answer to an Accept header that nothing here satisfies.
@@ -20,6 +22,10 @@ func NotAcceptable(stream bool) error {
 	if stream {
 		list = []string{MediaJSON + ";stream=watch", MediaProtobuf + ";stream=watch"}
 	}
+	return notAcceptable(list...)
+}
+
+func notAcceptable(list ...string) error {
 	return failure(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable, "only the following media types are accepted: "+strings.Join(list, ", "))
 }
 
@@ -57,10 +63,11 @@ func StatusOf(err error) *metav1.Status {
 // WriteError answers with err's Status, in the encoding r asks for or JSON, and returns the code.
 func WriteError(w http.ResponseWriter, r *http.Request, err error) int {
 	s := StatusOf(err)
+	audit.AnsweredStatus(r.Context(), s)
 	if s.Details != nil && s.Details.RetryAfterSeconds > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(s.Details.RetryAfterSeconds)))
 	}
-	a, nerr := Negotiate(r, true, false)
+	a, nerr := Negotiate(r, TablesToo, false)
 	if nerr != nil {
 		a = Accept{Pretty: true}
 	}

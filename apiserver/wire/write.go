@@ -1,12 +1,13 @@
 package wire
 
 import (
-	"compress/gzip"
+	"bufio"
 	"net/http"
 	"strconv"
 	"strings"
 	"sync"
 
+	"github.com/klauspost/compress/gzip"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -17,10 +18,29 @@ import (
 // compressAbove is the size from which an answer is worth compressing, upstream's 128 KiB.
 const compressAbove = 128 << 10
 
-var gzips = sync.Pool{New: func() any {
-	w, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed) // the level is valid: no error
-	return w
+// compressor gathers what gzip says in small pieces, each of which would become a frame of its own.
+type compressor struct {
+	out *bufio.Writer
+	z   *gzip.Writer
+}
+
+var compressors = sync.Pool{New: func() any {
+	out := bufio.NewWriterSize(nil, 64<<10)
+	z, _ := gzip.NewWriterLevel(out, gzip.BestSpeed) // the level is valid: no error
+	return &compressor{out, z}
 }}
+
+// compress writes b to w. It tells of no error: the only one is a client that went away.
+func compress(w http.ResponseWriter, b []byte) {
+	c := compressors.Get().(*compressor)
+	c.out.Reset(w)
+	c.z.Reset(c.out)
+	c.z.Write(b)
+	c.z.Close()
+	c.out.Flush()
+	c.out.Reset(nil)
+	compressors.Put(c)
+}
 
 // WriteBytes answers with an encoded body, compressed when it is big and the client takes gzip.
 func WriteBytes(w http.ResponseWriter, r *http.Request, code int, contentType string, b []byte) {
@@ -30,12 +50,7 @@ func WriteBytes(w http.ResponseWriter, r *http.Request, code int, contentType st
 		h.Set("Content-Encoding", "gzip")
 		h.Add("Vary", "Accept-Encoding")
 		w.WriteHeader(code)
-		z := gzips.Get().(*gzip.Writer)
-		z.Reset(w)
-		z.Write(b) // an error here is a client that went away
-		z.Close()
-		z.Reset(nil)
-		gzips.Put(z)
+		compress(w, b)
 		return
 	}
 	h["Content-Length"] = []string{strconv.Itoa(len(b))}

@@ -19,7 +19,7 @@ func Down(ctx context.Context, name, dataDir, kubeconfig string) error {
 	if os.Getuid() != 0 {
 		return errors.New("removing a cluster needs root: run it as root, or with sudo")
 	}
-	unlock, err := lock(ctx)
+	unlock, err := lockCluster(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -31,7 +31,7 @@ func Down(ctx context.Context, name, dataDir, kubeconfig string) error {
 	}
 	c, err := load(name, dataDir)
 	if errors.Is(err, ErrNoCluster) {
-		return errors.Join(err, forgetHalfMade(name))
+		return errors.Join(err, forgetHalfMade(ctx, name))
 	} else if err != nil {
 		return err
 	}
@@ -42,7 +42,12 @@ func Down(ctx context.Context, name, dataDir, kubeconfig string) error {
 }
 
 // forgetHalfMade removes what a start leaves that ended before there was a record: nothing of it runs.
-func forgetHalfMade(name string) error {
+func forgetHalfMade(ctx context.Context, name string) error {
+	unlock, err := lockMachine(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	home := filepath.Join(dataRoot, name)
 	if to, err := os.Readlink(home); err == nil {
 		if _, err := os.Stat(filepath.Join(to, "cluster.json")); err == nil {
@@ -90,6 +95,11 @@ func (c *Cluster) remove(ctx context.Context) error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove data of cluster %s: %w", c.Name, err)
 	}
+	unlock, err := lockMachine(ctx)
+	if err != nil {
+		return fmt.Errorf("remove data of cluster %s: %w", c.Name, err)
+	}
+	defer unlock()
 	errs = append(errs, os.RemoveAll(filepath.Join(c.dataDir, "cluster.json")))
 	if c.Created {
 		errs = append(errs, os.Remove(c.dataDir))
@@ -97,7 +107,10 @@ func (c *Cluster) remove(ctx context.Context) error {
 	if home := filepath.Join(dataRoot, c.Name); home != c.dataDir {
 		errs = append(errs, os.RemoveAll(home)) // the link
 	}
-	_, _ = os.Remove(dataRoot), os.Remove(runRoot) // when no other cluster is there
+	if all, err := names(); err == nil && len(all) == 0 { // another that has claimed its name may be about to make its own below these
+		_, _ = os.Remove(dataRoot), os.Remove(runRoot)
+		removeCgroupParents()
+	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove data of cluster %s: %w", c.Name, err)
 	}

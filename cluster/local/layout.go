@@ -23,6 +23,8 @@ import (
 const (
 	dataRoot = "/var/lib/wherry"
 	runRoot  = "/run/wherry"
+
+	cgroupParent = "/wherry" // in every hierarchy
 )
 
 // maxNameLength keeps the paths of the shims' sockets below the kernel's limit of 107 characters.
@@ -66,8 +68,7 @@ func (c *Cluster) nodeRunDir(i int) string  { return filepath.Join(c.runDir(), s
 func (c *Cluster) logFile(i int) string {
 	return filepath.Join(c.dataDir, "logs", "node-"+strconv.Itoa(i)+".log")
 }
-func (c *Cluster) pkiDir() string          { return filepath.Join(c.dataDir, "node-1", "pki") }
-func (c *Cluster) cgroupRoot() string      { return "/wherry/" + c.Name }
+func (c *Cluster) cgroupRoot() string      { return cgroupParent + "/" + c.Name }
 func (c *Cluster) nodeCgroup(i int) string { return c.cgroupRoot() + "/" + strconv.Itoa(i) }
 func (c *Cluster) namespaceDir() string    { return filepath.Join(c.runDir(), "ns") }
 func (c *Cluster) namespace(kind string, i int) string {

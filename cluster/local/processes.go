@@ -283,7 +283,7 @@ func cgroupProcesses(path string) (map[int]bool, error) {
 	return pids, nil
 }
 
-// removeCgroups removes the cluster's cgroups in every hierarchy, and the parent of all clusters' when it is empty.
+// removeCgroups removes the cluster's cgroups in every hierarchy.
 func (c *Cluster) removeCgroups(ctx context.Context) error {
 	dirs, err := cgroupDirs(c.cgroupRoot())
 	if err != nil {
@@ -302,9 +302,19 @@ func (c *Cluster) removeCgroups(ctx context.Context) error {
 		for _, sub := range subs {
 			errs = append(errs, removeCgroup(ctx, sub))
 		}
-		_ = os.Remove(filepath.Dir(dir)) // other clusters may be in it
 	}
 	return errors.Join(errs...)
+}
+
+// removeCgroupParents removes what all clusters' cgroups lie below, where it is empty. Callers hold the machine's lock and know of no cluster.
+func removeCgroupParents() {
+	dirs, err := cgroupDirs(cgroupParent)
+	if err != nil {
+		return
+	}
+	for _, dir := range dirs {
+		_ = os.Remove(dir) // a server that is none of ours may be in it
+	}
 }
 
 // removeCgroup waits for the kernel to have let go of the last process.

@@ -47,33 +47,19 @@ func Up(ctx context.Context, o UpOptions) (c *Cluster, err error) {
 	if err := failedChecks(Check()); err != nil {
 		return nil, err
 	}
-	unlock, err := lock(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
 	if o.DataDir != "" {
 		if o.DataDir, err = filepath.Abs(o.DataDir); err != nil {
 			return nil, err
 		}
 	}
-	fresh := false
-	c, err = load(o.Name, o.DataDir)
-	switch {
-	case errors.Is(err, ErrNoCluster):
-		fresh = true
-		if c, err = newCluster(o); err != nil {
-			return nil, err
-		}
-	case err != nil:
+	unlock, err := lockCluster(ctx, o.Name)
+	if err != nil {
 		return nil, err
-	case o.Nodes != 0 && o.Nodes < c.Nodes:
-		return nil, fmt.Errorf("cluster %s has %d nodes: `wherry down --name %s` first to make it smaller", c.Name, c.Nodes, c.Name)
-	case o.Nodes > c.Nodes:
-		c.Nodes = o.Nodes
-		if err := c.save(); err != nil {
-			return nil, err
-		}
+	}
+	defer unlock()
+	c, fresh, err := claim(ctx, o)
+	if err != nil {
+		return nil, err
 	}
 	if fresh {
 		defer func() {
@@ -89,6 +75,30 @@ func Up(ctx context.Context, o UpOptions) (c *Cluster, err error) {
 	return c, c.start(ctx, o)
 }
 
+// claim loads the cluster's record, or makes one: from then on the name and the subnet are the cluster's.
+func claim(ctx context.Context, o UpOptions) (c *Cluster, fresh bool, err error) {
+	unlock, err := lockMachine(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	defer unlock()
+	c, err = load(o.Name, o.DataDir)
+	switch {
+	case errors.Is(err, ErrNoCluster):
+		c, err = newCluster(o)
+		return c, err == nil, err
+	case err != nil:
+		return nil, false, err
+	case o.Nodes != 0 && o.Nodes < c.Nodes:
+		return nil, false, fmt.Errorf("cluster %s has %d nodes: `wherry down --name %s` first to make it smaller", c.Name, c.Nodes, c.Name)
+	case o.Nodes > c.Nodes:
+		c.Nodes = o.Nodes
+		err = c.save()
+	}
+	return c, false, err
+}
+
+// newCluster chooses a subnet and records the cluster. Callers hold the machine's lock.
 func newCluster(o UpOptions) (*Cluster, error) {
 	taken := map[string]bool{}
 	others, err := names()
@@ -162,10 +172,14 @@ func (c *Cluster) start(ctx context.Context, o UpOptions) error {
 	return c.writeKubeconfig(o, credentials.AdminKubeconfig)
 }
 
+// evictionHard leaves the disk to the user: it is shared with everything else on the machine, and a tenth of it is more than these
+// nodes will ever take.
+const evictionHard = "memory.available<100Mi,nodefs.available<1Gi,nodefs.inodesFree<1%"
+
 func (c *Cluster) node(i int) cluster.Node {
 	return cluster.Node{
 		Name: c.NodeName(i), IP: c.NodeIP(i), DataDir: c.nodeDataDir(i), RunDir: c.nodeRunDir(i), CgroupRoot: c.nodeCgroup(i),
-		DrainTimeout: cluster.DefaultDrainTimeout, MaxPods: cluster.DefaultMaxPods,
+		DrainTimeout: cluster.DefaultDrainTimeout, MaxPods: cluster.DefaultMaxPods, EvictionHard: evictionHard,
 	}
 }
 
@@ -179,7 +193,7 @@ func (c *Cluster) serverURL() string {
 
 func (c *Cluster) nodeArgs(i int) []string {
 	n := c.node(i)
-	return []string{"--node-name", n.Name, "--node-ip", n.IP.String(), "--data-dir", n.DataDir, "--run-dir", n.RunDir, "--cgroup-root", n.CgroupRoot}
+	return []string{"--node-name", n.Name, "--node-ip", n.IP.String(), "--data-dir", n.DataDir, "--run-dir", n.RunDir, "--cgroup-root", n.CgroupRoot, "--eviction-hard", n.EvictionHard}
 }
 
 // waitReady returns when every node is Ready, or as soon as one of their processes has ended, with the reason it gave.
@@ -335,28 +349,3 @@ func (c *Cluster) writeKubeconfig(o UpOptions, admin []byte) error {
 }
 
 func (c *Cluster) context() string { return pki.ContextName(c.Name) }
-
-// lock serialises up and down on this machine: they choose subnets and share directories.
-func lock(ctx context.Context) (unlock func(), err error) {
-	path := runRoot + ".lock" // beside the directory, which down removes
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock: %w", err)
-	}
-	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", path, err)
-		}
-		select {
-		case <-ctx.Done():
-			f.Close()
-			return nil, fmt.Errorf("another `wherry up` or `down` is at work: %w", ctx.Err())
-		case <-time.After(wait):
-		}
-	}
-}

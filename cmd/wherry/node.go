@@ -26,6 +26,7 @@ func addNodeFlags(cmd *cobra.Command, n *cluster.Node) {
 	f.StringVar(&n.RuntimeEndpoint, "container-runtime-endpoint", "", "CRI socket of a runtime that is there already (default: the embedded containerd)")
 	f.DurationVar(&n.DrainTimeout, "drain-timeout", cluster.DefaultDrainTimeout, "how long a deleted pod waits, before it is stopped, for every node to send it no more connections; 0 switches the wait off")
 	f.IntVar(&n.MaxPods, "max-pods", cluster.DefaultMaxPods, "pods that the node takes")
+	f.StringVar(&n.EvictionHard, "eviction-hard", "", "with less than that free the node takes no more pods (default: upstream's, memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%)")
 	f.StringToStringVar(&n.Labels, "node-labels", nil, "labels of the Node object")
 }
 

@@ -62,7 +62,7 @@ func newRoot() *cobra.Command {
 	}
 	root.AddCommand(
 		newUpCommand(), newDownCommand(), newListCommand(), newKubectlCommand(), newTraceCommand(),
-		newServerCommand(), newAgentCommand(), newTokenCommand(), newImagesCommand(), newCheckCommand(), newBenchCommand(), newVersionCommand(),
+		newServerCommand(), newAgentCommand(), newTokenCommand(), newImagesCommand(), newSnapshotCommand(), newCheckCommand(), newBenchCommand(), newVersionCommand(),
 	)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &usageError{err, c.CommandPath()} })
 	strict(root)

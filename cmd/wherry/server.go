@@ -10,8 +10,8 @@ import (
 
 func newServerCommand() *cobra.Command {
 	var logs logFlags
-	s := cluster.Server{Network: cluster.DefaultNetwork}
-	var disable, etcd []string
+	s := cluster.Server{Network: cluster.DefaultNetwork, Identity: cluster.DefaultIdentity(), Limits: cluster.DefaultLimits}
+	var disable []string
 	cmd := &cobra.Command{
 		Use:   "server",
 		Short: "Run a control plane and a node on this machine, in the foreground",
@@ -26,7 +26,6 @@ func newServerCommand() *cobra.Command {
 			if err := completeNode(&s.Node); err != nil {
 				return err
 			}
-			s.EtcdEndpoints = etcd
 			s.Disable = map[string]bool{}
 			for _, part := range disable {
 				s.Disable[strings.TrimSpace(part)] = true
@@ -36,17 +35,18 @@ func newServerCommand() *cobra.Command {
 	}
 	logs.add(cmd)
 	addNodeFlags(cmd, &s.Node)
+	addIdentityFlags(cmd, &s.Identity)
+	addLimitFlags(cmd, &s.Limits)
 	f := cmd.Flags()
 	f.StringVar(&s.Name, "name", "default", "the cluster's name")
 	f.IntVar(&s.Port, "port", cluster.DefaultPort, "of the API")
 	f.BoolVar(&s.NoNode, "no-node", false, "run the control plane only")
-	f.StringSliceVar(&etcd, "etcd-endpoints", nil, "an etcd that is there already (default: the embedded one)")
 	f.StringSliceVar(&disable, "disable", nil, "parts that somebody else runs: scheduler, controllers, proxy, dns")
-	f.BoolVar(&s.ListenEtcd, "listen-etcd", false, "serve etcd's API on the socket etcd.sock in the run directory")
 	f.StringSliceVar(&s.SANs, "tls-san", nil, "further names and addresses by which users reach the API")
 	f.Var(&prefixValue{&s.Network.PodCIDR}, "pod-cidr", "range of the pods' addresses")
 	f.Var(&prefixValue{&s.Network.ServiceCIDR}, "service-cidr", "range of the Services' addresses")
 	f.Var(&addrValue{&s.Network.ClusterDNS}, "cluster-dns", "address that pods ask for names, in the Services' range")
 	f.StringVar(&s.Network.ClusterDomain, "cluster-domain", s.Network.ClusterDomain, "DNS domain of the cluster")
+	addDatastoreFlags(cmd, &s.Datastore)
 	return cmd
 }

@@ -115,13 +115,18 @@ type contents struct {
 	failed       error
 }
 
-// empty deletes whatever is in the namespace and finds what is still there.
+// empty deletes whatever is in the namespace and finds what is still there: pods first, and nothing else before they are gone, so that none runs on
+// without what protects or feeds it (KEP-5080).
 func (k *controller) empty(ctx context.Context, name string) *contents {
 	found := &contents{left: map[schema.GroupVersionResource]int{}, finalizers: map[string]int{}}
 	lists, err := k.Client.Kubernetes.Discovery().ServerPreferredNamespacedResources()
 	if err != nil {
 		// A group that cannot be discovered (an aggregated server that is away) may hide contents: go on, but do not finish.
 		found.undiscovered = fmt.Errorf("discover resources: %w", err)
+	}
+	pods := corev1.SchemeGroupVersion.WithResource("pods")
+	if found.failed = k.emptyOf(ctx, name, pods, true, found); found.failed != nil || found.left[pods] > 0 {
+		return found
 	}
 	var errs []error
 	for _, list := range discovery.FilteredBy(discovery.SupportsAllVerbs{Verbs: []string{"list", "delete"}}, lists) {

@@ -38,6 +38,8 @@ type controller struct {
 	loop  *client.Loop
 	// given are ranges written but perhaps not in the cache yet. Used by the one worker only.
 	given map[netip.Prefix]string
+	// wrote names the nodes that have been given a range which the cache does not show yet. Used by the one worker only.
+	wrote map[string]types.UID
 }
 
 // Run gives out ranges until ctx ends.
@@ -49,7 +51,7 @@ func Run(ctx context.Context, c Config) error {
 		return fmt.Errorf("pod range %s cannot be cut into nodes' ranges of /%d", c.PodCIDR, c.MaskSize)
 	}
 	nodes := c.Client.Informers.Core().V1().Nodes()
-	k := &controller{Config: c, nodes: nodes.Lister(), given: map[netip.Prefix]string{}}
+	k := &controller{Config: c, nodes: nodes.Lister(), given: map[netip.Prefix]string{}, wrote: map[string]types.UID{}}
 	// One worker: two must not choose the same range.
 	k.loop = client.NewLoop("nodeipam", 1, c.Log, k.sync)
 	var handlers client.Handlers
@@ -83,9 +85,13 @@ func (k *controller) wake() {
 func (k *controller) sync(ctx context.Context, name string) error {
 	node, err := k.nodes.Get(name)
 	if apierrors.IsNotFound(err) || err == nil && node.Spec.PodCIDR != "" {
+		delete(k.wrote, name)
 		return nil
 	} else if err != nil {
 		return err
+	}
+	if k.wrote[name] == node.UID {
+		return nil // it has its range; only the cache does not show it yet
 	}
 	all, err := k.nodes.List(labels.Everything())
 	if err != nil {
@@ -110,6 +116,7 @@ func (k *controller) sync(ctx context.Context, name string) error {
 	if _, err := k.Client.Kubernetes.CoreV1().Nodes().Patch(ctx, name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}); err != nil {
 		return fmt.Errorf("give node %s the range %s: %w", name, prefix, err)
 	}
+	k.wrote[name] = node.UID
 	k.Log.Info("gave a node its range of pod addresses", "node", name, "podCIDR", prefix.String())
 	return nil
 }

@@ -1,3 +1,5 @@
+// Package containerd runs containerd 2.x as a child process of its own, so that containers outlive a restart of Wherry, and
+// imports images into it. Only cluster and cmd may import this package; the program itself is package daemon's.
 package containerd
 
 import (
@@ -17,6 +19,9 @@ import (
 
 	"golang.org/x/sys/unix"
 )
+
+// Program is containerd's name among the unpacked programs.
+const Program = "containerd"
 
 // startTimeout bounds one start, from exec until containerd says that it is ready. It boots in 60 ms; a slow disk in seconds.
 const startTimeout = 30 * time.Second
@@ -203,10 +208,10 @@ func (p *Process) start(ctx context.Context) error {
 
 	executable := c.Executable
 	if executable == "" {
-		executable = "/proc/self/exe"
+		executable = filepath.Join(c.BinDir, Program)
 	}
-	cmd := exec.Command(executable, "containerd", "--config", c.configFile())
-	cmd.Args[0] = "wherry"
+	cmd := exec.Command(executable, "--config", c.configFile())
+	cmd.Args[0] = Program
 	cmd.Stdout, cmd.Stderr = logFile, logFile
 	cmd.Dir = "/"
 	cmd.Env = childEnv(c.BinDir, notifyPath)

@@ -15,14 +15,6 @@ import (
 	"wherry.dev/wherry/embedded/programs"
 )
 
-// TestMain makes the test binary its own containerd, as wherry is.
-func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "containerd" {
-		os.Exit(Main(os.Args[2:]))
-	}
-	os.Exit(m.Run())
-}
-
 func testConfig(t *testing.T) Config {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -34,7 +26,7 @@ func testConfig(t *testing.T) Config {
 	}
 	t.Cleanup(func() { os.RemoveAll(state) })
 	root := t.TempDir()
-	bin, err := programs.Unpack(filepath.Join(root, "bin"), "containerd-shim-runc-v2", "runc")
+	bin, err := programs.Unpack(filepath.Join(root, "bin"), Program, "containerd-shim-runc-v2", "runc")
 	if err != nil {
 		t.Skip(err)
 	}

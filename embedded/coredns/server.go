@@ -40,8 +40,8 @@ func Start(corefile string, source Source) (*Server, error) {
 	if !starting.registered {
 		caddy.Quiet, dnsserver.Quiet = true, true
 		plugin.Register("kubernetes", setup)
-		// CoreDNS' own would end the process when it finds a loop, and reload its file from disk.
-		for _, ignored := range []string{"loop", "reload"} {
+		// CoreDNS' own would end the process when it finds a loop, reload its file from disk, and answer probes of a pod that there is none.
+		for _, ignored := range []string{"health", "loop", "ready", "reload"} {
 			plugin.Register(ignored, ignore)
 		}
 		starting.registered = true

@@ -34,8 +34,9 @@ import (
 
 const (
 	// memberName and peerURL only identify the single member inside its own data; nothing listens there.
-	memberName = "default"
-	peerURL    = "http://127.0.0.1:2380"
+	memberName   = "default"
+	peerURL      = "http://127.0.0.1:2380"
+	clusterToken = "wherry"
 
 	// tick is etcd's clock. With one member it drives nothing but lease bookkeeping (the election is called for, not
 	// waited for), so that it may be slow: a wake-up a second instead of ten. It is also the smallest lease, 2 ticks.
@@ -46,8 +47,8 @@ const (
 	// some 7,000 pods a segment, and makes the first start and a small directory cheap.
 	walSegment = 16 << 20
 
-	// quota is the size at which etcd stops taking writes, upstream's recommended maximum.
-	quota = 8 << 30
+	// DefaultQuota is the size in bytes at which etcd stops taking writes, upstream's recommended maximum.
+	DefaultQuota = 8 << 30
 
 	// maxRequest is etcd's own default, so that whatever is stored here can be restored into a stock etcd.
 	maxRequest = 1536 << 10
@@ -68,12 +69,15 @@ type Config struct {
 	// Listen is an optional unix socket path for other clients on this machine, such as etcdctl with
 	// --endpoints=unix://PATH. Empty: no socket at all.
 	Listen string
+	// Quota is the size in bytes at which it stops taking writes. 0: DefaultQuota.
+	Quota int64
 	// Log receives etcd's warnings and errors. Nil: slog.Default().
 	Log *slog.Logger
 }
 
 // Etcd is a running member. Safe for concurrent use.
 type Etcd struct {
+	c      Config
 	server *etcdserver.EtcdServer
 	client *clientv3.Client
 	lock   *os.File // holds the flock on the data directory
@@ -96,6 +100,9 @@ func Start(ctx context.Context, c Config) (e *Etcd, err error) {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
+	if c.Quota == 0 {
+		c.Quota = DefaultQuota
+	}
 	segmentOnce.Do(func() { wal.SegmentSizeBytes = walSegment })
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make etcd data directory %s: %w; give a directory that can be written", c.Dir, err)
@@ -103,7 +110,7 @@ func Start(ctx context.Context, c Config) (e *Etcd, err error) {
 	if err := os.Chmod(c.Dir, 0o700); err != nil { // secrets lie in it
 		return nil, fmt.Errorf("protect etcd data directory %s: %w; make it belong to this user", c.Dir, err)
 	}
-	e = &Etcd{}
+	e = &Etcd{c: c}
 	if e.lock, err = lockDir(c.Dir); err != nil {
 		return nil, err
 	}
@@ -163,7 +170,7 @@ func open(c Config) (s *etcdserver.EtcdServer, err error) {
 		PeerURLs:                          urls,
 		ClientURLs:                        types.URLs{url.URL{Scheme: "http", Host: "127.0.0.1:2379"}},
 		InitialPeerURLsMap:                types.URLsMap{memberName: urls},
-		InitialClusterToken:               "wherry",
+		InitialClusterToken:               clusterToken,
 		NewCluster:                        true,
 		TickMs:                            uint(tick / time.Millisecond),
 		ElectionTicks:                     electionTicks,
@@ -172,7 +179,7 @@ func open(c Config) (s *etcdserver.EtcdServer, err error) {
 		SnapshotCatchUpEntries:            catchUp,
 		MaxSnapFiles:                      2,
 		MaxWALFiles:                       2,
-		QuotaBackendBytes:                 quota,
+		QuotaBackendBytes:                 c.Quota,
 		MaxTxnOps:                         128,
 		MaxRequestBytes:                   maxRequest,
 		MaxConcurrentStreams:              1 << 20,
@@ -278,7 +285,7 @@ func (e *Etcd) Close() error {
 
 // damaged explains why a data directory cannot be opened.
 func damaged(dir string, err error) error {
-	mend := "restore a snapshot with etcdutl snapshot restore, or move the directory away to start empty"
+	mend := "restore a snapshot with `wherry snapshot restore`, or move the directory away to start empty"
 	switch text := err.Error(); {
 	case strings.Contains(text, "no space left"):
 		mend = "make room on the disk and start again"

@@ -28,6 +28,14 @@ func TestMain(m *testing.M) {
 		write(dir)
 		return
 	}
+	if dir := os.Getenv(fullDir); dir != "" {
+		if err := fillDisk(dir); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		fmt.Println("recovered")
+		return
+	}
 	os.Exit(m.Run())
 }
 

@@ -3,7 +3,6 @@
 package images
 
 import (
-	"bytes"
 	"embed"
 	"errors"
 	"fmt"
@@ -29,11 +28,11 @@ var (
 
 // Open returns the image's OCI archive, zstd-compressed as containerd imports it.
 func (i Image) Open() (io.Reader, error) {
-	b, err := files.ReadFile("files/" + i.file)
+	f, err := files.Open("files/" + i.file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("this binary was built without the image %s: build it with `make build`", i.Name)
 	} else if err != nil {
 		return nil, fmt.Errorf("read embedded image %s: %w", i.Name, err)
 	}
-	return bytes.NewReader(b), nil
+	return f, nil
 }

@@ -81,6 +81,56 @@ func (l *Ledger) Admit(pod *v1.Pod, force bool) *Rejection {
 	return nil
 }
 
+// Resize promises a pod in the ledger the room that it asks for now in place of what it had, or says why not: Infeasible when the node could never give
+// it, Deferred when it cannot at present.
+func (l *Ledger) Resize(pod *v1.Pod) *Rejection {
+	node := l.node()
+	want := requests(pod)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e, ok := l.pods[pod.UID]
+	if !ok {
+		return nil
+	}
+	if node != nil {
+		for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
+			had, asked, allocatable := e.requests[name], want[name], node.Status.Allocatable[name]
+			if asked.Cmp(had) <= 0 {
+				continue // what it gives back is always taken
+			}
+			amount := func(q resource.Quantity) int64 {
+				if name == v1.ResourceCPU {
+					return q.MilliValue()
+				}
+				return q.Value()
+			}
+			if asked.Cmp(allocatable) > 0 {
+				return &Rejection{v1.PodReasonInfeasible, fmt.Sprintf("Node didn't have enough capacity: %s, requested: %d, capacity: %d", name, amount(asked), amount(allocatable))}
+			}
+			others := l.used[name].DeepCopy()
+			others.Sub(had)
+			sum := others.DeepCopy()
+			sum.Add(asked)
+			if sum.Cmp(allocatable) > 0 {
+				return &Rejection{v1.PodReasonDeferred, fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, amount(asked), amount(others), amount(allocatable))}
+			}
+		}
+	}
+	for name, q := range e.requests {
+		sum := l.used[name]
+		sum.Sub(q)
+		l.used[name] = sum
+	}
+	for name, q := range want {
+		sum := l.used[name]
+		sum.Add(q)
+		l.used[name] = sum
+	}
+	e.requests = want
+	l.pods[pod.UID] = e
+	return nil
+}
+
 // Release gives a pod's room back. Releasing what is not there is no error.
 func (l *Ledger) Release(uid types.UID) {
 	l.mu.Lock()

@@ -34,7 +34,7 @@ type Facts struct {
 
 // Load is what is free.
 type Load struct {
-	MemoryAvailable                int64
+	Memory, MemoryAvailable        int64
 	NodeFSBytes, NodeFSAvailable   int64
 	NodeFSInodes, NodeFSInodesFree int64
 	PIDs, MaxPIDs                  int64
@@ -99,7 +99,7 @@ func (h host) Load() (Load, error) {
 	if err != nil {
 		return Load{}, err
 	}
-	l := Load{MemoryAvailable: memory["MemAvailable"]}
+	l := Load{Memory: memory["MemTotal"], MemoryAvailable: memory["MemAvailable"]}
 	var st unix.Statfs_t
 	if err := unix.Statfs(h.dir(), &st); err != nil {
 		return Load{}, fmt.Errorf("examine file system of %s: %w", h.dir(), err)

@@ -89,19 +89,6 @@ type RuntimeStatus struct {
 	Features       *corev1.NodeFeatures
 }
 
-// Thresholds are hard eviction thresholds: below them the node is under pressure (upstream's --eviction-hard).
-type Thresholds struct {
-	MemoryAvailable  int64   // bytes
-	NodeFSAvailable  float64 // fraction of the file system's bytes
-	NodeFSInodesFree float64 // fraction of its inodes
-	PIDAvailable     float64 // fraction of the process IDs
-}
-
-// DefaultThresholds are upstream's on Linux.
-func DefaultThresholds() Thresholds {
-	return Thresholds{MemoryAvailable: 100 << 20, NodeFSAvailable: 0.10, NodeFSInodesFree: 0.05}
-}
-
 // Upstream's times (nodeStatusUpdateFrequency, nodeStatusReportFrequency, eviction-pressure-transition-period).
 const (
 	lookEvery        = 10 * time.Second

@@ -68,10 +68,10 @@ func (n *node) conditions(load Load, known bool, now time.Time) []corev1.NodeCon
 	}
 	t := n.c.Eviction
 	under := map[corev1.NodeConditionType]bool{
-		corev1.NodeMemoryPressure: load.MemoryAvailable < t.MemoryAvailable,
-		corev1.NodeDiskPressure: load.NodeFSBytes > 0 && float64(load.NodeFSAvailable) < t.NodeFSAvailable*float64(load.NodeFSBytes) ||
-			load.NodeFSInodes > 0 && float64(load.NodeFSInodesFree) < t.NodeFSInodesFree*float64(load.NodeFSInodes),
-		corev1.NodePIDPressure: load.MaxPIDs > 0 && float64(load.MaxPIDs-load.PIDs) < t.PIDAvailable*float64(load.MaxPIDs),
+		corev1.NodeMemoryPressure: load.MemoryAvailable < t.MemoryAvailable.Of(load.Memory),
+		corev1.NodeDiskPressure: load.NodeFSBytes > 0 && load.NodeFSAvailable < t.NodeFSAvailable.Of(load.NodeFSBytes) ||
+			load.NodeFSInodes > 0 && load.NodeFSInodesFree < t.NodeFSInodesFree.Of(load.NodeFSInodes),
+		corev1.NodePIDPressure: load.MaxPIDs > 0 && load.MaxPIDs-load.PIDs < t.PIDAvailable.Of(load.MaxPIDs),
 	}
 	var list []corev1.NodeCondition
 	for _, p := range []struct {
@@ -171,8 +171,8 @@ func (n *node) resources() (capacity, allocatable corev1.ResourceList) {
 	for name, q := range n.c.Reserved {
 		take(name, q)
 	}
-	take(corev1.ResourceMemory, *resource.NewQuantity(n.c.Eviction.MemoryAvailable, resource.BinarySI))
-	take(corev1.ResourceEphemeralStorage, *resource.NewQuantity(int64(n.c.Eviction.NodeFSAvailable*float64(f.NodeFSBytes)), resource.DecimalSI))
+	take(corev1.ResourceMemory, *resource.NewQuantity(n.c.Eviction.MemoryAvailable.Of(f.Memory), resource.BinarySI))
+	take(corev1.ResourceEphemeralStorage, *resource.NewQuantity(n.c.Eviction.NodeFSAvailable.Of(f.NodeFSBytes), resource.DecimalSI))
 	for _, bytes := range f.HugePages {
 		take(corev1.ResourceMemory, *resource.NewQuantity(bytes, resource.BinarySI)) // set aside by the kernel
 	}

@@ -44,6 +44,9 @@ func (w *worker) arrive() Phase {
 		return w.end(ending{why: endDeleted})
 	}
 	begun := time.Now()
+	if adopted {
+		w.recall()
+	}
 	if r := w.c.Ledger.Admit(w.pod, adopted); r != nil {
 		w.event("", v1.EventTypeWarning, r.Reason, "%s", r.Message)
 		w.log.Info("pod refused", "reason", r.Reason, "message", r.Message)
@@ -58,6 +61,7 @@ func (w *worker) arrive() Phase {
 		w.adopt()
 	}
 	w.spans.volumes, w.spans.sandbox = time.Now(), time.Now()
+	w.admitted()
 	return Syncing
 }
 

@@ -33,6 +33,7 @@ type Runtime interface {
 	ContainerStatus(ctx context.Context, id string) (runtime.Container, error)
 	StopContainer(ctx context.Context, id string, grace time.Duration) error
 	RemoveContainer(ctx context.Context, id string) error
+	UpdateResources(ctx context.Context, id string, r *runtime.ContainerResources) error
 	Pod(ctx context.Context, uid string) (runtime.Pod, error)
 }
 
@@ -52,7 +53,7 @@ type Volumes interface {
 
 // Cgroups is what workers need of the cgroup manager.
 type Cgroups interface {
-	// Ensure makes the pod's cgroup and returns the cgroup parent the runtime is to use.
+	// Ensure makes the pod's cgroup, or brings its limits up to the pod's, and returns the cgroup parent the runtime is to use.
 	Ensure(ctx context.Context, pod *v1.Pod) (string, error)
 	// Remove removes the pod's cgroups from every hierarchy. What is not there is no error.
 	Remove(ctx context.Context, uid types.UID) error

@@ -23,6 +23,7 @@ const (
 	Start        Verb = "start"   // C11, second half, with the postStart hook
 	Kill         Verb = "kill"    // stops one container so that it is restarted
 	Remove       Verb = "remove"  // forgets an ended instance
+	Resize       Verb = "resize"  // gives running containers the resources that the pod has now
 )
 
 // Step is one thing to be done. It names what it acts on, so that the same step is not begun twice.
@@ -106,6 +107,8 @@ type View struct {
 	Unhealthy map[string]string
 	// Started says whether a running instance has passed its startup probe.
 	Started func(id string) bool
+	// Applied is what instances were given, by ID; Pod says what they are to have.
+	Applied map[string]v1.ResourceRequirements
 }
 
 // Plan is what a decision comes to.
@@ -123,6 +126,7 @@ type decision struct {
 	Plan
 	sandbox *runtime.Sandbox // newest; nil if none
 	ready   bool             // the sandbox can take containers
+	resize  bool             // a running container is to have other resources
 }
 
 // Decide compares the pod with what the runtime has and says what to do next. It is pure, and idempotent: the same
@@ -139,6 +143,7 @@ func Decide(v *View) Plan {
 	d.step(Step{Do: MountVolumes}, !v.Mounted)
 	d.decideSandbox()
 	d.decideContainers()
+	d.step(Step{Do: Resize}, d.resize)
 	d.decideRemoval()
 	return d.Plan
 }
@@ -364,6 +369,13 @@ func (d *decision) healthy(c *v1.Container, x *runtime.Container) bool {
 	if x.Hash != "" && x.Hash != containers.Hash(c) {
 		d.step(Step{Do: Kill, Container: c.Name, ID: x.ID, Reason: fmt.Sprintf("Container %s definition changed, will be restarted", c.Name)}, true)
 		return false
+	}
+	if was, ok := d.Applied[x.ID]; ok && !sameResources(was, c.Resources) {
+		if restartsForResize(c, was) {
+			d.step(Step{Do: Kill, Container: c.Name, ID: x.ID, Reason: fmt.Sprintf("Container %s resize requires restart", c.Name)}, true)
+			return false
+		}
+		d.resize = true
 	}
 	return true
 }

@@ -168,8 +168,9 @@ func (w *worker) served() bool {
 
 // drainSettle is what connections that were begun just before the last node acknowledged get to bring their first request. A server that
 // is told to stop closes a connection whose request it has not read yet (Go's net/http does), and a client on a busy
-// machine may take its time between the two.
-const drainSettle = 100 * time.Millisecond
+// machine may take its time between the two, as its packets may: with 100 ms, one connection of ten thousand was refused while two other
+// programs wanted both processors.
+const drainSettle = 300 * time.Millisecond
 
 // drain is D3 as the kubelet sees it: it waits for the condition, or for its time to be over. Only then may the preStop
 // hook, which may itself stop the server, begin.
@@ -477,6 +478,17 @@ func (w *worker) clean() Phase {
 		err := w.takeAway(ctx, whole, boxes, all, logs)
 		return func() {
 			if err == nil {
+				if whole {
+					for i := range boxes {
+						w.forgetID(boxes[i].ID)
+					}
+					for i := range all {
+						w.forgetID(all[i].ID)
+					}
+					if len(w.rt.Sandboxes)+len(w.rt.Containers) > 0 {
+						return // a start that nobody wanted any more has brought them meanwhile: once more
+					}
+				}
 				w.ending.cleaned = true
 				w.span(lifecycle.Clean, "", w.ending.cleanBegun, trace.OK, "")
 				return
@@ -521,8 +533,8 @@ func (w *worker) takeAway(ctx context.Context, whole bool, boxes []runtime.Sandb
 	errs = append(errs, volumesErr)
 	if err := errors.Join(errs...); err != nil {
 		if whole {
-			// A kubelet that was killed while a container was being started can leave a process that the runtime takes for
-			// not started: it neither stops it nor removes it. The pod's cgroup knows it; once it is killed, the next try succeeds.
+			// A runtime can lose track of a process, as containerd does when it is itself killed at a bad moment or, being
+			// another than the embedded one, has a start cut off (embedded/containerd, outlast). The pod's cgroup still knows it.
 			err = errors.Join(err, w.c.Cgroups.Remove(ctx, w.uid))
 		}
 		return err

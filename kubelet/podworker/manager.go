@@ -27,7 +27,7 @@ type Manager struct {
 	relisted bool                       // guarded by mu; the runtime's state has been read once
 	synced   bool                       // guarded by mu; the API server's pods have been read once
 	found    map[types.UID]*runtime.Pod // guarded by mu; what the runtime has without a worker; nil: to be read
-	gone     map[types.UID]time.Time    // guarded by mu; pods whose late events mean nothing
+	gone     map[types.UID]grave        // guarded by mu; pods whose late events mean nothing
 	ready    chan struct{}              // closed when both were read
 }
 
@@ -40,7 +40,7 @@ const (
 // New makes a manager. Its workers live until ctx ends; then Wait.
 func New(ctx context.Context, c Config) *Manager {
 	return &Manager{c: &c, ctx: ctx, workers: map[types.UID]*worker{}, finished: map[types.UID]bool{}, found: map[types.UID]*runtime.Pod{},
-		gone: map[types.UID]time.Time{}, ready: make(chan struct{})}
+		gone: map[types.UID]grave{}, ready: make(chan struct{})}
 }
 
 // Wait returns when every worker has returned, after the manager's context has ended.
@@ -81,7 +81,7 @@ func (m *Manager) launch(uid types.UID, prepare func(*worker)) *worker {
 		if w.phase != Gone {
 			return
 		}
-		m.bury(uid)
+		m.bury(uid, w.dead)
 		if w.removed || w.orphan {
 			delete(m.workers, uid)
 		} else {
@@ -91,17 +91,41 @@ func (m *Manager) launch(uid types.UID, prepare func(*worker)) *worker {
 	return w
 }
 
-// bury remembers that what comes about a pod from now on is late. Callers hold mu.
-func (m *Manager) bury(uid types.UID) {
+// grave is what is known of a pod that is gone.
+type grave struct {
+	at   time.Time
+	dead map[string]bool // IDs of sandboxes and containers that it had; immutable
+}
+
+// late says whether an update is about nothing but what the pod had.
+func (g grave) late(u *runtime.Update) bool {
+	if time.Since(g.at) >= lateEvents {
+		return false
+	}
+	for i := range u.Sandboxes {
+		if !g.dead[u.Sandboxes[i].ID] {
+			return false
+		}
+	}
+	for i := range u.Containers {
+		if !g.dead[u.Containers[i].ID] {
+			return false
+		}
+	}
+	return true
+}
+
+// bury remembers that what comes about a pod's sandboxes and containers from now on is late. dead is not changed any more. Callers hold mu.
+func (m *Manager) bury(uid types.UID, dead map[string]bool) {
 	now := time.Now()
 	if len(m.gone) >= maxGone {
-		for id, t := range m.gone {
-			if now.Sub(t) > lateEvents || len(m.gone) >= 2*maxGone {
+		for id, g := range m.gone {
+			if now.Sub(g.at) > lateEvents || len(m.gone) >= 2*maxGone {
 				delete(m.gone, id)
 			}
 		}
 	}
-	m.gone[uid] = now
+	m.gone[uid] = grave{at: now, dead: dead}
 }
 
 // set brings a pod from the API server. Callers hold mu.
@@ -121,7 +145,7 @@ func (m *Manager) drop(uid types.UID, last *v1.Pod) {
 	if m.finished[uid] {
 		delete(m.finished, uid)
 		delete(m.workers, uid)
-		m.bury(uid)
+		m.bury(uid, m.gone[uid].dead)
 		return
 	}
 	if w := m.workers[uid]; w != nil && !w.orphan {
@@ -197,12 +221,15 @@ func (m *Manager) RuntimeChanged(u runtime.Update) {
 		w.box.post(func() { w.merge(u) })
 		return
 	}
-	if t, ok := m.gone[uid]; ok && time.Since(t) < lateEvents {
+	if g, ok := m.gone[uid]; ok && g.late(&u) {
 		return
 	}
 	if len(u.Sandboxes)+len(u.Containers) == 0 {
 		return
 	}
+	// Its worker, if it had one, believed all gone: a start that was under way has brought this after it.
+	delete(m.workers, uid)
+	delete(m.finished, uid)
 	m.found[uid] = nil
 	m.orphans()
 }

@@ -54,7 +54,7 @@ func (w *worker) generate() *v1.PodStatus {
 	s := status.Generate(status.Input{
 		Now: time.Now(), Pod: w.pod, Previous: w.publishing.last, Sandbox: w.sandbox(), Containers: list, Waiting: w.waiting,
 		Ready: w.ready, Started: w.started, Messages: w.messages, HostIPs: w.c.HostIPs(), Runtime: w.c.RuntimeName(),
-		Verdict: w.verdict, Terminal: w.terminal, ResourcesInStatus: true, Start: w.born,
+		Verdict: w.verdict, Terminal: w.terminal, ResourcesInStatus: true, Applied: w.resources.applied, Resize: w.resizing(), Start: w.born,
 	})
 	return &s
 }

@@ -74,6 +74,7 @@ func (w *worker) create(s Step) {
 			if after != nil && after.State == runtime.Exited {
 				w.backoffs[c.Name] = w.backoffs[c.Name].Next(time.Now(), after.FinishedAt)
 			}
+			w.given(id, c.Resources)
 			w.event(c.Name, v1.EventTypeNormal, "Created", "Container created")
 			w.merge(runtime.Update{Containers: []runtime.Container{{
 				ID: id, Name: c.Name, PodUID: string(w.uid), SandboxID: sandbox.ID, Attempt: s.Attempt, State: runtime.Created,

@@ -31,6 +31,7 @@ func (w *worker) sync() Phase {
 	} else {
 		w.wake(at)
 	}
+	w.regrant()
 	w.collectMessages()
 	busy := make(map[Key]bool, len(w.busy))
 	for k := range w.busy {
@@ -38,7 +39,7 @@ func (w *worker) sync() Phase {
 	}
 	plan := Decide(&View{
 		Now: time.Now(), Pod: w.pod, Runtime: w.rt, Mounted: w.mounted, Images: w.images, Busy: busy, Retry: w.retry,
-		Failed: w.failed, Backoffs: w.backoffs, Unhealthy: w.unhealthy, Started: w.started,
+		Failed: w.failed, Backoffs: w.backoffs, Unhealthy: w.unhealthy, Started: w.started, Applied: w.resources.applied,
 	})
 	if plan.Finished {
 		return w.end(ending{why: endFinished})
@@ -96,6 +97,8 @@ func (w *worker) take(s Step) {
 		w.kill(s)
 	case Remove:
 		w.remove(s)
+	case Resize:
+		w.resize(s)
 	}
 }
 

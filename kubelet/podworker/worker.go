@@ -51,7 +51,7 @@ type worker struct {
 
 	phase   Phase
 	born    time.Time
-	pod     *v1.Pod // newest version; for an orphan, what its containers tell
+	pod     *v1.Pod // newest version, with the resources that are granted; for an orphan, what its containers tell
 	orphan  bool    // the API server does not know it: no status, no delete
 	removed bool    // it was in the API and is not any more
 
@@ -80,6 +80,7 @@ type worker struct {
 	terminal bool
 	ending   ending
 
+	resources  resources
 	publishing publishing
 	spans      spans
 
@@ -218,7 +219,7 @@ func (w *worker) absorb() {
 	pod, removed, posted := w.box.take()
 	if pod != nil {
 		first := w.pod == nil
-		w.pod = pod
+		w.pod = w.grant(pod)
 		w.observe(pod)
 		if first {
 			w.log = w.c.Log.With("pod", pod.Namespace+"/"+pod.Name)
@@ -353,6 +354,7 @@ func (w *worker) mergeContainer(c runtime.Container) {
 func (w *worker) forgetID(id string) {
 	w.dead[id] = true
 	delete(w.seen, id)
+	delete(w.resources.applied, id)
 	w.rt.Sandboxes = slices.DeleteFunc(w.rt.Sandboxes, func(s runtime.Sandbox) bool { return s.ID == id })
 	w.rt.Containers = slices.DeleteFunc(w.rt.Containers, func(c runtime.Container) bool { return c.ID == id })
 }

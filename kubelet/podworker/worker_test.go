@@ -44,6 +44,7 @@ type fixture struct {
 	cgroups  map[types.UID]bool
 	services []*v1.Service
 	mountErr error
+	node     *v1.Node // what the ledger goes by; nil: there is always room
 }
 
 func (f *fixture) Eventf(o *v1.ObjectReference, _, reason, format string, args ...any) {
@@ -130,7 +131,7 @@ func (f *fixture) start() {
 		NodeName: "n", API: f.api, Node: func() *v1.Node { return node }, HostIPs: func() []string { return []string{"192.0.2.1"} },
 		Runtime: f.rt, RuntimeName: func() string { return "fake" }, Handler: func(context.Context, string) (string, error) { return "", nil },
 		Images:  images.New(images.Config{Runtime: f.rt, Objects: f, Log: slog.New(slog.DiscardHandler)}),
-		Volumes: f, Cgroups: f, Ledger: admit.New(func() *v1.Node { return nil }), Prober: &probes.Prober{Exec: f, Warn: func(probes.Target, string, string) {}},
+		Volumes: f, Cgroups: f, Ledger: admit.New(func() *v1.Node { return f.node }), Prober: &probes.Prober{Exec: f, Warn: func(probes.Target, string, string) {}},
 		Hooks: &hooks.Runner{Exec: f}, Objects: f, Services: f, Events: f, Trace: trace.Nop{}, Log: slog.New(slog.DiscardHandler),
 		LogsDir: filepath.Join(f.dir, "logs"), HostsFile: "/dev/null", DrainTimeout: 2 * time.Second,
 	})
@@ -393,6 +394,28 @@ func TestRestartedKubeletAdopts(t *testing.T) {
 			t.Errorf("an orphan was left: %+v", p)
 		}
 	})
+}
+
+// TestSandboxAfterTheEnd: a sandbox that the runtime finishes after nobody wanted it any more is taken away, whenever it comes.
+func TestSandboxAfterTheEnd(t *testing.T) {
+	for _, deleted := range []time.Duration{0, 100 * time.Millisecond, 500 * time.Millisecond, 950 * time.Millisecond, 999 * time.Millisecond, time.Second} {
+		for _, slow := range []string{"", "StopSandbox", "RemoveSandbox"} {
+			bubble(t, func(f *fixture) {
+				f.rt.Outlast = true
+				f.rt.Latency = map[string]time.Duration{"RunSandbox": time.Second, slow: 200 * time.Millisecond}
+				f.add(named("p", podWith("Always", nil, "a")))
+				after(deleted)
+				f.delete("p", 0)
+				after(30 * time.Second) // no relist comes in this test
+				if f.get("p") != nil {
+					t.Errorf("deleted after %v: the pod is still there", deleted)
+				}
+				if p, _ := f.rt.Pod(t.Context(), "uid-p"); len(p.Sandboxes)+len(p.Containers) > 0 {
+					t.Errorf("deleted after %v, slow %q: %+v is left", deleted, slow, p)
+				}
+			})
+		}
+	}
 }
 
 func TestSandboxDies(t *testing.T) {

@@ -77,6 +77,16 @@ func Of(c *v1.Container, k Kind) *v1.Probe {
 	return c.LivenessProbe
 }
 
+// firstLook is how soon after a first failure an eager probe looks again; each further look waits twice as long.
+const firstLook = 10 * time.Millisecond
+
+// eager says whether a probe looks again before its period is over while nothing has succeeded yet, so that an instance which needs a
+// moment to start is not thought unready for a whole period. Such a look counts only when it succeeds. A command in the container costs
+// too much for that, and a liveness probe has nothing to gain.
+func eager(k Kind, probe *v1.Probe) bool {
+	return k != Liveness && probe.Exec == nil && probe.SuccessThreshold <= 1
+}
+
 // Watch runs one probe until ctx ends, and reports each change of verdict, the first success or failure included. A
 // startup probe ends with its first success; any probe but readiness ends when it has reported a failure, since that
 // ends the instance. report must not block.
@@ -87,7 +97,9 @@ func (p *Prober) Watch(ctx context.Context, t Target, k Kind, report func(Change
 	defer timer.Stop()
 	period := time.Duration(max(probe.PeriodSeconds, 1)) * time.Second
 	var run, attempts int // outcomes in a row alike, and all
-	var last, known, verdict bool
+	var last, known, verdict, passed bool
+	var due time.Time // of the next run that counts whatever it finds
+	look := firstLook
 	for {
 		select {
 		case <-ctx.Done():
@@ -99,7 +111,13 @@ func (p *Prober) Watch(ctx context.Context, t Target, k Kind, report func(Change
 		if ctx.Err() != nil {
 			return
 		}
+		if begun.Before(due) && !out.OK {
+			look *= 2
+			timer.Reset(max(min(look, time.Until(due)), 0))
+			continue
+		}
 		attempts++
+		passed = passed || out.OK
 		switch {
 		case out.Unknown:
 			p.Warn(t, "Unhealthy", fmt.Sprintf("%s probe errored and resulted in unknown state: %s", k, out.Output))
@@ -127,7 +145,12 @@ func (p *Prober) Watch(ctx context.Context, t Target, k Kind, report func(Change
 			}
 		}
 		// The period is from start to start; a run that overran it is followed at once.
-		timer.Reset(max(period-time.Since(begun), 0))
+		due = begun.Add(period)
+		wait := time.Until(due)
+		if !passed && !out.OK && eager(k, probe) {
+			wait = min(wait, look)
+		}
+		timer.Reset(max(wait, 0))
 	}
 }
 

@@ -93,6 +93,52 @@ func TestThresholds(t *testing.T) {
 	}
 }
 
+// TestStartingIsSeenAtOnce: an instance that begins to listen after its first probe is ready long before the next period.
+func TestStartingIsSeenAtOnce(t *testing.T) {
+	for threshold, kind := range map[int32]Kind{1: Readiness, 2: Startup} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		address := l.Addr().String()
+		l.Close()
+		tg, port := target(t, address)
+		tg.Started = time.Now()
+		probe := &v1.Probe{PeriodSeconds: 3600, FailureThreshold: threshold, ProbeHandler: v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{Port: port}}}
+		tg.Container.ReadinessProbe, tg.Container.StartupProbe = probe, probe
+		failed := make(chan string, 10)
+		p := &Prober{Warn: func(_ Target, reason, message string) { failed <- reason + ": " + message }}
+		ctx, cancel := context.WithCancel(t.Context())
+		verdicts, ended := make(chan Change, 10), make(chan struct{})
+		go func() { defer close(ended); p.Watch(ctx, tg, kind, func(c Change) { verdicts <- c }) }()
+		select {
+		case <-failed:
+		case <-time.After(30 * time.Second):
+			t.Fatal("the first probe did not fail")
+		}
+		if l, err = net.Listen("tcp", address); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case c := <-verdicts:
+			if threshold == 1 { // the failure was a verdict already
+				c = <-verdicts
+			}
+			if !c.OK || c.Attempts != 2 {
+				t.Errorf("%s: %+v", kind, c)
+			}
+		case <-time.After(30 * time.Second):
+			t.Errorf("%s: not seen before the next period", kind)
+		}
+		cancel()
+		<-ended
+		l.Close()
+		if len(failed) > 0 {
+			t.Errorf("%s: looks in between are events: %s", kind, <-failed)
+		}
+	}
+}
+
 func target(t *testing.T, address string, ports ...v1.ContainerPort) (Target, intstr.IntOrString) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// Client calls one container runtime. Safe for concurrent use; holds no lock across a call. Every method honours its
-// context, and gives up after two minutes where the call has no natural longer duration.
+// Client calls one container runtime. Safe for concurrent use; holds no lock across a call. Every method but
+// RunSandbox and StartContainer ends with its context, and each gives up after two minutes where the call has no natural longer duration.
 type Client struct {
 	runtime cri.RuntimeServiceClient
 	images  cri.ImageServiceClient

@@ -21,9 +21,13 @@ func (c *Client) CreateContainer(ctx context.Context, sandboxID string, config *
 	return r.GetContainerId(), nil
 }
 
-// StartContainer starts a created container.
+// StartContainer starts a created container. Once begun it is not cut off by the end of ctx, only by its own limit: containerd loses track of
+// a process whose start is cut off, and whoever no longer wants the container has to wait for the outcome in any case to stop it.
 func (c *Client) StartContainer(ctx context.Context, id string) error {
-	ctx, cancel := limit(ctx)
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("start container %s: %w", id, err)
+	}
+	ctx, cancel := limit(context.WithoutCancel(ctx))
 	defer cancel()
 	if _, err := c.runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: id}); err != nil {
 		return fmt.Errorf("start container %s: %w", id, err)

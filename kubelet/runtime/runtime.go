@@ -97,6 +97,7 @@ const (
 	ContainerKindSidecar           = "sidecar"
 	ContainerKindEphemeral         = "ephemeral"
 	defaultRequestTimeout          = 2 * time.Minute
+	sandboxPatience                = 5 * time.Second
 	maxMessage                     = 16 << 20
 	safetyRelist                   = 90 * time.Second
 	fallbackRelist                 = time.Second

@@ -3,15 +3,29 @@ package runtime
 import (
 	"context"
 	"fmt"
+	"time"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// RunSandbox makes and starts a sandbox, its network included, and returns its ID. On error the runtime has undone its part.
+// RunSandbox makes and starts a sandbox, its network included, and returns its ID. On error the runtime has undone its part, unless the
+// call was cut off: then it is still at it, and may even go on. So the end of ctx cuts it off only after sandboxPatience.
 func (c *Client) RunSandbox(ctx context.Context, config *SandboxConfig, handler string) (string, error) {
+	if err := ctx.Err(); err != nil {
+		return "", fmt.Errorf("run sandbox of pod %s/%s: %w", config.GetMetadata().GetNamespace(), config.GetMetadata().GetName(), err)
+	}
+	asked := ctx
 	// Twice the usual limit: CNI plugins may be slow on a busy node, and giving up leaves the runtime to clean up.
-	ctx, cancel := context.WithTimeout(ctx, 2*defaultRequestTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*defaultRequestTimeout)
 	defer cancel()
+	stop := context.AfterFunc(asked, func() {
+		select {
+		case <-ctx.Done():
+		case <-time.After(sandboxPatience):
+			cancel()
+		}
+	})
+	defer stop()
 	r, err := c.runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: config, RuntimeHandler: handler})
 	if err != nil {
 		return "", fmt.Errorf("run sandbox of pod %s/%s: %w", config.GetMetadata().GetNamespace(), config.GetMetadata().GetName(), err)

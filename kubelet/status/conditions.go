@@ -12,7 +12,8 @@ import (
 )
 
 // owned are the conditions that only the kubelet writes, in the order in which upstream shows them.
-var owned = []v1.PodConditionType{v1.PodReadyToStartContainers, v1.PodInitialized, v1.PodReady, v1.ContainersReady, v1.PodScheduled}
+// The last two are there only while a change of resources is under way.
+var owned = []v1.PodConditionType{v1.PodReadyToStartContainers, v1.PodInitialized, v1.PodReady, v1.ContainersReady, v1.PodScheduled, v1.PodResizePending, v1.PodResizeInProgress}
 
 // Owned says whether the kubelet is the writer of a condition.
 func Owned(t v1.PodConditionType) bool {
@@ -63,9 +64,23 @@ func conditions(in Input, s, old *v1.PodStatus) []v1.PodCondition {
 		add(v1.PodScheduled, true, "", "")
 	}
 
+	if w := in.Resize.Pending; w != nil {
+		add(v1.PodResizePending, true, w.Reason, w.Message)
+	}
+	if in.Resize.InProgress {
+		reason := ""
+		if in.Resize.Error != "" {
+			reason = v1.PodReasonError
+		}
+		add(v1.PodResizeInProgress, true, reason, in.Resize.Error)
+	}
+
 	var all []v1.PodCondition
 	for _, t := range owned {
-		c := made[t]
+		c, ok := made[t]
+		if !ok {
+			continue
+		}
 		if t != v1.PodScheduled || scheduled == nil {
 			c.LastTransitionTime = transition(in.Now, c, old.Conditions, in.Pod.Status.Conditions)
 		}

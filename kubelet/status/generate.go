@@ -19,6 +19,13 @@ type Waiting struct{ Reason, Message string }
 // Verdict ends a pod from outside its containers: rejected by the node, evicted, past its deadline.
 type Verdict struct{ Reason, Message string }
 
+// Resize is how far a change of a running pod's resources is (KEP-1287). The zero value: nothing is to be changed.
+type Resize struct {
+	Pending    *Waiting // the node does not grant it, for now (Deferred) or ever (Infeasible)
+	InProgress bool     // it is granted, and containers do not have it yet
+	Error      string   // why not, when an attempt failed
+}
+
 // Input is all that a pod's status is made of.
 type Input struct {
 	Now time.Time
@@ -43,9 +50,12 @@ type Input struct {
 	Verdict *Verdict
 	// Terminal says that the pod has ended for good: no container runs, none will.
 	Terminal bool
-	// ResourcesInStatus lets running containers report what they were allocated.
+	// ResourcesInStatus lets running containers report what they were allocated: what Pod says.
 	ResourcesInStatus bool
-	Start             time.Time // when this kubelet first saw the pod
+	// Applied is what a running instance really has, by container ID, where that may be something else.
+	Applied map[string]v1.ResourceRequirements
+	Resize  Resize
+	Start   time.Time // when this kubelet first saw the pod
 }
 
 // Generate makes the status. Neither the input nor the pod in it is written; the result shares nothing mutable with them.
@@ -227,6 +237,9 @@ func fromRuntime(in Input, s *v1.ContainerStatus, c *v1.Container, x *runtime.Co
 		if in.ResourcesInStatus {
 			s.AllocatedResources = c.Resources.Requests
 			s.Resources = c.Resources.DeepCopy()
+			if r, ok := in.Applied[x.ID]; ok {
+				s.Resources = r.DeepCopy()
+			}
 		}
 		for _, m := range c.VolumeMounts {
 			v := v1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}

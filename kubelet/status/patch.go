@@ -3,6 +3,7 @@ package status
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -97,6 +98,12 @@ func conditionPatch(old, next []v1.PodCondition) []any {
 			c["observedGeneration"] = n.ObservedGeneration
 		}
 		out = append(out, c)
+	}
+	for i := range old {
+		t := old[i].Type
+		if Owned(t) && !slices.ContainsFunc(next, func(c v1.PodCondition) bool { return c.Type == t }) {
+			out = append(out, map[string]any{"type": t, "$patch": "delete"})
+		}
 	}
 	return out
 }

@@ -19,10 +19,11 @@ import (
 
 // contentTree builds and shows volumes whose content comes from the API: the four kinds share all but their source.
 type contentTree struct {
-	objects     *objects.Cache
-	tokens      *tokens
-	allocatable func() corev1.ResourceList
-	api         kubernetes.Interface
+	objects      *objects.Cache
+	tokens       *tokens
+	certificates *podCertificates
+	allocatable  func() corev1.ResourceList
+	api          kubernetes.Interface
 }
 
 // show makes the volume's directory (in memory where secret is set, so that the content never reaches a disk) and
@@ -276,6 +277,11 @@ func (c *projected) SetUp(ctx context.Context, r Request) (Result, error) {
 			}
 		case src.ClusterTrustBundle != nil:
 			err = c.trustBundle(ctx, p, src.ClusterTrustBundle, s.DefaultMode)
+		case src.PodCertificate != nil:
+			var at time.Time
+			if at, err = c.podCertificate(ctx, p, r.Pod, certificateSource{r.Volume.Name, i}, src.PodCertificate, s.DefaultMode); err == nil && (refresh.IsZero() || at.Before(refresh)) {
+				refresh = at
+			}
 		default:
 			err = errors.New("projected volume source is of a kind this kubelet does not know")
 		}
@@ -291,5 +297,6 @@ func (c *projected) SetUp(ctx context.Context, r Request) (Result, error) {
 
 func (c *projected) TearDown(_ context.Context, pod types.UID, _, dir string) error {
 	c.tokens.forget(pod)
+	c.certificates.forget(pod)
 	return c.tearDown(dir)
 }

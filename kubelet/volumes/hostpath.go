@@ -62,7 +62,7 @@ func checkHostPath(path string, t corev1.HostPathType) error {
 			return f.Close()
 		}
 	}
-	is := func(fs.FileMode) bool { return false }
+	var is func(fs.FileMode) bool
 	var what string
 	switch t {
 	case corev1.HostPathDirectory, corev1.HostPathDirectoryOrCreate:

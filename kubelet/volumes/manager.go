@@ -80,7 +80,7 @@ func New(c Config) (*Manager, error) {
 	}
 	m.objects = objects.New(c.Client.Kubernetes, m.log, m.changed)
 	tokens := newTokens(c.Client.Kubernetes)
-	tree := contentTree{objects: m.objects, tokens: tokens, allocatable: m.c.Allocatable, api: c.Client.Kubernetes}
+	tree := contentTree{objects: m.objects, tokens: tokens, certificates: newPodCertificates(c.Client.Kubernetes), allocatable: m.c.Allocatable, api: c.Client.Kubernetes}
 	m.plugins = append(append(m.plugins, c.Plugins...),
 		&projected{tree}, &configMap{tree}, &secret{tree}, &downwardAPI{tree},
 		&emptyDir{allocatable: m.c.Allocatable, mount: mountFilesystem}, hostPath{}, image{})

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	authenticationv1 "k8s.io/api/authentication/v1"
-	certificatesv1beta1 "k8s.io/api/certificates/v1beta1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -136,7 +136,7 @@ func projection() corev1.Volume {
 func TestLife(t *testing.T) {
 	needsMounts(t)
 	f := newFixture(t, object[*corev1.ConfigMap]("cm", map[string]string{"k": "v1", "other": "o"}), object[*corev1.Secret]("s", map[string]string{"password": "hush"}),
-		&certificatesv1beta1.ClusterTrustBundle{ObjectMeta: metav1.ObjectMeta{Name: "bundle"}})
+		&certificatesv1.ClusterTrustBundle{ObjectMeta: metav1.ObjectMeta{Name: "bundle"}})
 	ctx := t.Context()
 	host := filepath.Join(f.root, "host")
 	pod := podWith(projection(),

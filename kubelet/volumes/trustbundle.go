@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"slices"
 
-	certificatesv1beta1 "k8s.io/api/certificates/v1beta1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,8 +18,8 @@ import (
 // of all bundles of a signer that a selector chooses, each certificate once, in an order that does not depend on the
 // order of the bundles. Read once when the volume is made.
 func (t contentTree) trustBundle(ctx context.Context, p payload, src *corev1.ClusterTrustBundleProjection, defaultMode *int32) error {
-	bundles := t.api.CertificatesV1beta1().ClusterTrustBundles()
-	var list []certificatesv1beta1.ClusterTrustBundle
+	bundles := t.api.CertificatesV1().ClusterTrustBundles()
+	var list []certificatesv1.ClusterTrustBundle
 	what := ""
 	switch {
 	case src.Name != nil:

@@ -73,7 +73,7 @@ func attach(conf *pluginConf, container, ifName, netnsPath string, ns netns.NsHa
 
 	mtu := conf.MTU
 	if mtu == 0 {
-		mtu = defaultMTU(node)
+		mtu = smallestMTU(node)
 	}
 	p, err := connect(node, pod, int(ns), container, ifName, mtu)
 	if p != nil {

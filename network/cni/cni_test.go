@@ -185,6 +185,62 @@ func TestAddConnects(t *testing.T) {
 	}
 }
 
+// Pods have the MTU that fits through the tunnel to other nodes, once there is one; the configuration may say otherwise.
+func TestMTU(t *testing.T) {
+	n := newNode(t, "10.244.7.0/24")
+	outside := netnstest.New(t)
+	netnstest.Connect(t, netnstest.Link{Name: "up0", Addresses: []string{"192.0.2.1/24"}}, netnstest.Link{Namespace: outside, Name: "eth0", Addresses: []string{"192.0.2.2/24"}})
+	mtu := func(container string) (mtus [2]int) {
+		t.Helper()
+		ns := netnstest.New(t)
+		result := n.must("ADD", container, ns.Path(), n.conf(""))
+		for i, l := range result["interfaces"].([]any)[:2] {
+			mtus[i] = int(l.(map[string]any)["mtu"].(float64))
+		}
+		ns.Do(func() error {
+			l, err := net.InterfaceByName("eth0")
+			if err == nil && l.MTU != mtus[1] {
+				t.Errorf("%s: eth0 has MTU %d, and the result says %v", container, l.MTU, mtus)
+			}
+			return err
+		})
+		return mtus
+	}
+	if got := mtu("before"); got != [2]int{1500, 1500} {
+		t.Errorf("without a tunnel: %v", got)
+	}
+	under, err := netlink.LinkByName("up0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "wherry.87"
+	tunnel := &netlink.Vxlan{LinkAttrs: attrs, VxlanId: 87, Port: 4789, VtepDevIndex: under.Attrs().Index}
+	if err := netlink.LinkAdd(tunnel); err != nil {
+		t.Fatal(err)
+	}
+	defer netlink.LinkDel(tunnel)
+	if err := netlink.LinkSetUp(tunnel); err != nil {
+		t.Fatal(err)
+	}
+	if got := mtu("unused"); got != [2]int{1500, 1500} {
+		t.Errorf("with a tunnel that no route uses: %v", got)
+	}
+	for dst, link := range map[string]netlink.Link{"10.244.8.0/24": tunnel, "10.244.9.0/24": under} {
+		to := netip.MustParsePrefix(dst)
+		if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Protocol: RouteProtocol, Dst: &net.IPNet{IP: to.Addr().AsSlice(), Mask: net.CIDRMask(24, 32)}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := mtu("through"); got != [2]int{1450, 1450} {
+		t.Errorf("with a tunnel to another node: %v", got)
+	}
+	n.extra = `,"mtu":1300`
+	if got := mtu("told"); got != [2]int{1300, 1300} {
+		t.Errorf("with an MTU in the configuration: %v", got)
+	}
+}
+
 // plain is an address as a dual-stack listener reports it.
 func plain(a netip.Addr) string { return a.String() }
 

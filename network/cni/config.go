@@ -25,7 +25,7 @@ type Network struct {
 	Name string
 	// PodCIDRs of the node, at most one for each family, as in spec.podCIDRs. Required.
 	PodCIDRs []string
-	// MTU of the pods' interfaces; 0 takes that of the node's default route, or the kernel's default.
+	// MTU of the pods' interfaces; 0 takes the smallest on the node's default route and its routes to other nodes, or the kernel's default.
 	MTU int
 	// StateDir holds the reservations; it must outlive the process. Required, absolute.
 	StateDir string

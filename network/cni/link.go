@@ -142,18 +142,35 @@ func ensureGateway(node *netlink.Handle, gw netip.Addr) error {
 	return nil
 }
 
-// defaultMTU is the MTU of the interface that carries the node's default route; 0 when there is none.
-func defaultMTU(node *netlink.Handle) int {
-	routes, err := node.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Dst: nil, Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE)
-	if err != nil {
-		return 0
-	}
-	for _, r := range routes {
-		if link, err := node.LinkByIndex(r.LinkIndex); err == nil {
-			return link.Attrs().MTU
+// RouteProtocol marks the routes between nodes in the kernel (rtm_protocol), whoever of Wherry makes them.
+const RouteProtocol = 87
+
+// smallestMTU is what a pod's packets of that size get through everywhere with: the smallest MTU of the interfaces that carry the node's
+// default route and its routes to other nodes, such as a tunnel; 0 when there are none.
+func smallestMTU(node *netlink.Handle) int {
+	smallest := 0
+	for _, only := range []struct {
+		route  netlink.Route
+		filter uint64
+	}{
+		{netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_DST | netlink.RT_FILTER_TABLE},
+		{netlink.Route{Protocol: RouteProtocol}, netlink.RT_FILTER_PROTOCOL},
+	} {
+		routes, err := node.RouteListFiltered(netlink.FAMILY_ALL, &only.route, only.filter)
+		if err != nil {
+			continue
+		}
+		for _, r := range routes {
+			if r.Type == unix.RTN_UNREACHABLE {
+				continue
+			}
+			link, err := node.LinkByIndex(r.LinkIndex)
+			if err == nil && (smallest == 0 || link.Attrs().MTU < smallest) {
+				smallest = link.Attrs().MTU
+			}
 		}
 	}
-	return 0
+	return smallest
 }
 
 // limit shapes what the kernel sends on a link. rate in bits per second, burst in bits.

@@ -83,16 +83,6 @@ func linkMissing(err error) bool {
 	return errors.As(err, &missing)
 }
 
-// cidrOf finds the podCIDR an address belongs to; an address of an earlier podCIDR belongs to none.
-func (c *pluginConf) cidrOf(a netip.Addr) (netip.Prefix, bool) {
-	for _, p := range c.cidrs {
-		if p.Contains(a) {
-			return p, true
-		}
-	}
-	return netip.Prefix{}, false
-}
-
 // status says whether an ADD can succeed now (specification 1.1, STATUS).
 func status(args *skel.CmdArgs) error {
 	const notAvailable = 50

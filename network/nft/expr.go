@@ -220,6 +220,25 @@ func ctBits(key expr.CtKey, bits uint32) Rule {
 	}
 }
 
+// ClampMSS lets a TCP connection that begins through the interface of that name ask for no larger segments than the way there takes. It goes
+// on for all other packets.
+func ClampMSS(link string) Rule {
+	const flags, syn, rst, maxseg = 13, 1 << 1, 1 << 2, 2 // RFC 9293
+	name := make([]byte, unix.IFNAMSIZ)
+	copy(name, link)
+	return Join(
+		Rule{&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: R(0)}, &expr.Cmp{Op: expr.CmpOpEq, Register: R(0), Data: name}},
+		Protocol(0), Is(0, []byte{unix.IPPROTO_TCP}),
+		Rule{
+			&expr.Payload{DestRegister: R(0), Base: expr.PayloadBaseTransportHeader, Offset: flags, Len: 1},
+			&expr.Bitwise{SourceRegister: R(0), DestRegister: R(0), Len: 1, Mask: []byte{syn | rst}, Xor: []byte{0}},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: R(0), Data: []byte{syn}},
+			&expr.Rt{Key: expr.RtTCPMSS, Register: R(0)},
+			&expr.Byteorder{SourceRegister: R(0), DestRegister: R(0), Op: expr.ByteorderHton, Len: 2, Size: 2},
+			&expr.Exthdr{SourceRegister: R(0), Op: expr.ExthdrOpTcpopt, Type: maxseg, Offset: 2, Len: 2}, // the kernel only ever lowers it
+		})
+}
+
 // Untrack keeps the packet out of conntrack.
 func Untrack() Rule { return Rule{&expr.Notrack{}} }
 

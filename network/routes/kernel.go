@@ -252,6 +252,8 @@ func (k *kernel) mask(p Plan) error {
 	// A packet that conntrack cannot place would reach the pod untranslated, and the pod's reset would end a healthy connection
 	// (kubernetes/kubernetes#74839).
 	c.AddRule(&nftables.Rule{Table: t, Chain: forward, Exprs: nft.Join(nft.Invalid(), nft.Drop())})
+	// New pods have the tunnel's MTU (package cni); those that were there before it, and clients from outside, learn it so.
+	c.AddRule(&nftables.Rule{Table: t, Chain: forward, Exprs: nft.ClampMSS(k.tunnelName())})
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("mask pod addresses: %w", err)
 	}

@@ -158,6 +158,23 @@ func ask(ns *netnstest.Namespace, addr string) (answer string) {
 	return answer
 }
 
+// segment is how much a TCP connection from there sends in one packet; 0 when it cannot be made.
+func segment(ns *netnstest.Namespace, addr string) (size int) {
+	_ = ns.Try(func() error {
+		c, err := net.DialTimeout("tcp", addr, 1500*time.Millisecond)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		raw, err := c.(*net.TCPConn).SyscallConn()
+		if err != nil {
+			return err
+		}
+		return raw.Control(func(fd uintptr) { size, _ = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG) })
+	})
+	return size
+}
+
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(5 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
@@ -260,6 +277,15 @@ func TestThreeNodes(t *testing.T) {
 	}
 	until(t, "c's pods are within reach of a's", func() bool { return ask(pa, "10.244.3.2:80") == "10.244.1.2" })
 	want(pc, "10.244.1.2:80", "10.244.3.2")
+	// Pods that are older than the tunnel send what fits through it (1450), and what fits without it elsewhere. 12 bytes are for timestamps.
+	for from, to := range map[*netnstest.Namespace]string{pa: "10.244.3.2:80", pc: "10.244.1.2:80"} {
+		if got := segment(from, to); got != 1450-40-12 {
+			t.Errorf("segments to %s have %d bytes", to, got)
+		}
+	}
+	if got := segment(pa, "10.244.2.2:80"); got != 1500-40-12 {
+		t.Errorf("segments to a node on the same link have %d bytes", got)
+	}
 	want(pb, "10.244.3.2:80", "10.244.2.2")
 	want(pc, "10.244.2.2:80", "10.244.3.2")
 

@@ -93,7 +93,7 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	informer := c.Client.Informers.Core().V1().Nodes().Informer()
-	if !cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
+	if !cache.WaitFor(ctx, "", informer.HasSyncedChecker()) {
 		return fmt.Errorf("wait for nodes: %w", ctx.Err())
 	}
 	reg, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{

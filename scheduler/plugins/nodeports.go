@@ -18,6 +18,9 @@ func (NodePorts) Filter(pod *Pod, node *Node) string {
 	return ""
 }
 
+// Relievable implements Relievable: a port is free when its holder goes.
+func (NodePorts) Relievable(*Pod, *Node) bool { return true }
+
 // Wakes implements Filter.
 func (p NodePorts) Wakes(pod *Pod, change Change) bool {
 	if change.Kind == PodGone {

@@ -52,6 +52,20 @@ func (NodeResourcesFit) Shortages(pod *Pod, node *Node) []string {
 	return reasons
 }
 
+// Relievable implements Relievable: what the node does not have at all, nobody can give back.
+func (NodeResourcesFit) Relievable(pod *Pod, node *Node) bool {
+	need, has := &pod.Requests, &node.Allocatable
+	if need.MilliCPU > has.MilliCPU || need.Memory > has.Memory || need.EphemeralStorage > has.EphemeralStorage {
+		return false
+	}
+	for name, amount := range need.Scalar {
+		if amount > has.Scalar[name] {
+			return false
+		}
+	}
+	return true
+}
+
 // Wakes implements Filter.
 func (f NodeResourcesFit) Wakes(pod *Pod, change Change) bool {
 	// A pod that went helps only when there is room on its node now.

@@ -26,6 +26,14 @@ type Filter interface {
 	Wakes(pod *Pod, change Change) bool
 }
 
+// Relievable is a filter whose refusal may end when pods leave the node; the others' never does (upstream's
+// UnschedulableAndUnresolvable).
+type Relievable interface {
+	Filter
+	// Relievable reports whether an empty node would do.
+	Relievable(pod *Pod, node *Node) bool
+}
+
 // Score ranks the nodes that are left.
 type Score interface {
 	Plugin

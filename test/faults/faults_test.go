@@ -136,6 +136,13 @@ func noOrphans(t *testing.T, c *outside.Cluster) {
 			if err != nil {
 				return err
 			}
+			shims, err := c.Shims(i)
+			if err != nil {
+				return err
+			}
+			if len(shims) != len(sandboxes) {
+				return fmt.Errorf("node %d has the shims %v for %d sandboxes", i, shims, len(sandboxes))
+			}
 			slices.Sort(sandboxes)
 			for what, got := range map[string][]string{"sandboxes": sandboxes, "cgroups": slices.Sorted(maps.Keys(cgroups)), "directories": slices.Sorted(maps.Keys(directories))} {
 				if !slices.Equal(got, want) {
@@ -232,6 +239,46 @@ func churn(ctx context.Context, c *outside.Cluster) {
 		})
 		once(func(ctx context.Context) error { return pods.Delete(ctx, pod.Name, metav1.DeleteOptions{}) })
 	}
+}
+
+// TestServerKilledWhileStarting kills the server exactly while the runtime makes or starts a container for it. The container is not restarted
+// for that, not even for a pod that must never be, and it can be removed.
+func TestServerKilledWhileStarting(t *testing.T) {
+	c := outside.Up(t, "s", 1)
+	run(c, "keep")
+	before := mustContainers(t, c, "keep")
+	for round := range rounds(t) {
+		for _, command := range []string{"create", "start"} {
+			name := fmt.Sprintf("%s-%d", command, round)
+			server := c.MainPID(1)
+			c.Kubectl("run", name, "--image=wherry.dev/sample:1", "--restart=Never")
+			// runc takes some 20 ms for either: this looks again at once.
+			caught := false
+			for deadline := time.Now().Add(10 * time.Second); !caught && time.Now().Before(deadline); {
+				ids, err := c.RuncUnderWay(1, command)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if caught = len(ids) > 0; !caught && command == "start" {
+					pod, err := c.Kube.CoreV1().Pods("default").Get(t.Context(), name, metav1.GetOptions{})
+					if err == nil && pod.Status.Phase == corev1.PodRunning {
+						break // it was too quick; the pod is still worth a kill
+					}
+				}
+			}
+			kill(t, server)
+			t.Logf("%s: killed under way: %v", name, caught)
+			c.Continue()
+			c.Kubectl("wait", "--for=condition=Ready", "pod/"+name, "--timeout=30s")
+			now := mustContainers(t, c, name)
+			if n := now[name].restarts; n != 0 {
+				t.Errorf("%s was restarted %d times", name, n)
+			}
+			c.Kubectl("delete", "pod", name, "--timeout=30s")
+		}
+	}
+	unchanged(t, c, before)
+	noOrphans(t, c)
 }
 
 // TestAgentKilled: a node whose agent is killed goes on serving, and the agent finds everything again.

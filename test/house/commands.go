@@ -15,7 +15,7 @@ type Command struct {
 	Flags map[string]bool
 }
 
-var flagMethod = regexp.MustCompile(`^(String|Int|Bool|Duration|StringSlice|StringArray|IntSlice|StringToString|)Var(P?)$`)
+var flagMethod = regexp.MustCompile(`^(String|Int|Int64|Bool|Duration|StringSlice|StringArray|IntSlice|StringToString|)Var(P?)$`)
 
 // declared is what one function of cmd/wherry says and which other functions it calls.
 type declared struct {
@@ -147,8 +147,8 @@ func WrongCommand(commands map[string]*Command, line string) string {
 	}
 	c := commands[words[0]]
 	switch {
-	case c == nil && (words[0] == "help" || words[0] == "completion" || words[0] == "containerd"):
-		return "" // cobra's own, and the child process
+	case c == nil && (words[0] == "help" || words[0] == "completion"):
+		return "" // cobra's own
 	case c == nil:
 		return "wherry has no command " + words[0]
 	case c.Flags == nil:

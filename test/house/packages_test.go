@@ -61,3 +61,12 @@ func TestNothingNamesThisMachine(t *testing.T) {
 		}
 	}
 }
+
+// TestNobodyAsksAgainAndAgain: waiting for a cache by asking it every 100 ms, as cache.WaitForCacheSync does, made a start three times as long.
+func TestNobodyAsksAgainAndAgain(t *testing.T) {
+	for _, f := range read(t).Files {
+		if !f.Test && !strings.HasPrefix(f.Path, "test/") && strings.Contains(f.Text, "WaitForCacheSync(") {
+			t.Errorf("%s calls WaitForCacheSync, which polls: use cache.WaitFor with HasSyncedChecker", f.Path)
+		}
+	}
+}

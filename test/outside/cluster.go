@@ -121,7 +121,8 @@ func (c *Cluster) connect() {
 func (c *Cluster) logTails() {
 	if c.Kube != nil {
 		seen, _ := c.try(nil, c.kubectlCommand([]string{"get", "nodes,pods,events", "-A", "-o", "wide", "--request-timeout=5s"})...)
-		c.t.Logf("the API has:\n%s", seen)
+		taints, _ := c.try(nil, c.kubectlCommand([]string{"get", "nodes", "-o", "custom-columns=NODE:.metadata.name,TAINTS:.spec.taints", "--request-timeout=5s"})...)
+		c.t.Logf("the API has:\n%s\n%s", seen, taints)
 	}
 	for i := 1; i <= c.Nodes; i++ {
 		b, err := os.ReadFile(filepath.Join(c.DataDir(), "logs", fmt.Sprintf("node-%d.log", i)))

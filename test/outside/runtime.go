@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -61,12 +62,43 @@ func (c *Cluster) PodsWithDirectories(i int) (uids map[string]bool, err error) {
 	return uids, err
 }
 
+// Shims are the process ids of node i's shims: one for each sandbox.
+func (c *Cluster) Shims(i int) (pids []int, err error) {
+	err = eachProcess(func(pid int, dir string) {
+		line, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
+		args := strings.Split(string(bytes.TrimRight(line, "\x00")), "\x00")
+		// `shim start` and `shim delete` are commands that containerd runs; what stays has no such word.
+		if filepath.Base(args[0]) == "containerd-shim-runc-v2" && strings.Contains(string(line), c.RunDir(i)+"/") &&
+			args[len(args)-1] != "start" && args[len(args)-1] != "delete" {
+			pids = append(pids, pid)
+		}
+	})
+	return pids, err
+}
+
+// RuncUnderWay returns the ids of the containers, sandboxes left out, on which runc runs the command just now on node i.
+func (c *Cluster) RuncUnderWay(i int, command string) (ids []string, err error) {
+	err = eachProcess(func(pid int, dir string) {
+		line, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
+		args := strings.Split(string(bytes.TrimRight(line, "\x00")), "\x00")
+		if filepath.Base(args[0]) != "runc" || !slices.Contains(args, command) || !strings.Contains(string(line), c.RunDir(i)+"/") {
+			return
+		}
+		id := args[len(args)-1]
+		config, _ := os.ReadFile(filepath.Join(c.RunDir(i), "c", "io.containerd.runtime.v2.task", "k8s.io", id, "config.json"))
+		if bytes.Contains(config, []byte(`"io.kubernetes.cri.container-type":"container"`)) {
+			ids = append(ids, id)
+		}
+	})
+	return ids, err
+}
+
 // ContainerdPID is the process id of node i's containerd.
 func (c *Cluster) ContainerdPID(i int) (found int, err error) {
 	err = eachProcess(func(pid int, dir string) {
 		line, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
 		args := strings.Split(string(bytes.TrimRight(line, "\x00")), "\x00")
-		if len(args) > 1 && args[1] == "containerd" && strings.Contains(string(line), fmt.Sprintf("/%s/", c.Name)) &&
+		if filepath.Base(args[0]) == "containerd" && strings.Contains(string(line), fmt.Sprintf("/%s/", c.Name)) &&
 			(strings.Contains(string(line), fmt.Sprintf("/node-%d/", i)) || strings.Contains(string(line), c.RunDir(i)+"/")) {
 			found = pid
 		}

@@ -1,5 +1,5 @@
 // Command generate writes definitions.jsonl.zst, the OpenAPI definitions of the types that Wherry serves: it runs
-// kube-openapi's generator over the sources of k8s.io/api and apimachinery, then a program made of what that wrote.
+// kube-openapi's generator over the sources of k8s.io/api, apimachinery, apiextensions and apiregistration, then a program made of what that wrote.
 // It is a module of its own, so that the generator's dependencies are not the product's. Run it by `go generate` in
 // the folder above after raising the k8s.io modules here and there.
 package main
@@ -15,7 +15,9 @@ import (
 	// Sources to read, and what dump imports: named here so that go.mod requires them.
 	_ "github.com/klauspost/compress/zstd"
 	_ "k8s.io/api/core/v1"
+	_ "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	_ "k8s.io/client-go/kubernetes/scheme"
+	_ "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	_ "k8s.io/kube-openapi/pkg/builder3/util"
 	_ "k8s.io/kube-openapi/pkg/handler"
 
@@ -48,12 +50,16 @@ var packages = []string{
 	"k8s.io/api/rbac/v1",
 	"k8s.io/api/resource/v1",
 	"k8s.io/api/scheduling/v1",
+	"k8s.io/api/scheduling/v1alpha3", // parts of jobs
 	"k8s.io/api/storage/v1",
+	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1",
+	"k8s.io/api/storagemigration/v1",
 	"k8s.io/apimachinery/pkg/api/resource",
 	"k8s.io/apimachinery/pkg/apis/meta/v1",
 	"k8s.io/apimachinery/pkg/runtime",
 	"k8s.io/apimachinery/pkg/util/intstr",
 	"k8s.io/apimachinery/pkg/version",
+	"k8s.io/kube-aggregator/pkg/apis/apiregistration/v1",
 }
 
 //go:embed dump.go.txt

@@ -64,6 +64,8 @@ func wherryNamespaceRoles() []role {
 		{namespace: "kube-public", name: "wherry:cluster-info", rules: rules{on("get", core, "configmaps", "cluster-info")}},
 		// A node reads the cluster's addresses when it joins.
 		{namespace: lifecycle.DrainNamespace, name: "wherry:network", rules: rules{on("get", core, "configmaps", "network")}},
+		// Every node answers names as the Corefile says.
+		{namespace: "kube-system", name: "wherry:corefile", rules: rules{on(read, core, "configmaps", "coredns")}},
 		// A kube-proxy that runs alone acknowledges under its own identity; nodes are held to their own Lease by the node authorizer.
 		{namespace: lifecycle.DrainNamespace, name: "wherry:acknowledge", rules: rules{
 			on("create get list watch patch update", "coordination.k8s.io", "leases"),
@@ -76,6 +78,7 @@ func wherryNamespaceRoleBindings() []binding {
 		{namespace: "kube-public", name: "wherry:cluster-info", subjects: subjects{toUser("system:anonymous")}},
 		// Upstream's bootstrap signer and token cleaner are one here.
 		{namespace: "kube-system", name: "wherry:token-cleaner", role: "system:controller:token-cleaner", subjects: subjects{account("kube-system", "bootstrap-signer")}},
+		{namespace: "kube-system", name: "wherry:corefile", subjects: subjects{toGroup("system:nodes")}},
 		{namespace: lifecycle.DrainNamespace, name: "wherry:network", subjects: subjects{toGroup("system:nodes")}},
 		{namespace: lifecycle.DrainNamespace, name: "wherry:acknowledge", subjects: subjects{toUser(pki.UserProxy)}},
 	}

@@ -1,8 +1,6 @@
-// Command build packs what `make build` compiled: one program into an OCI image archive, or any file into a zstd file
-// whose header states the size.
+// Command build packs one program that `make build` compiled into an OCI image archive.
 //
-//	build image -name REF -program FILE -to ARCHIVE.tar.zst [-user UID] [-port N]
-//	build pack -to FILE.zst FILE
+//	build -name REF -program FILE -to ARCHIVE.tar.zst [-user UID] [-port N]
 package main
 
 import (
@@ -25,26 +23,13 @@ import (
 )
 
 func main() {
-	if len(os.Args) < 2 {
-		fail(fmt.Errorf("usage: build image|pack ..."))
-	}
-	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
-	ref := flags.String("name", "", "the image's full reference")
-	program := flags.String("program", "", "the image's only program")
-	to := flags.String("to", "", "file to write")
-	user := flags.String("user", "", "uid[:gid] it runs as")
-	port := flags.Int("port", 0, "port it exposes")
-	_ = flags.Parse(os.Args[2:])
-	switch os.Args[1] {
-	case "image":
-		fail(image(*ref, *program, *user, *port, *to))
-	case "pack":
-		b, err := os.ReadFile(flags.Arg(0))
-		fail(err)
-		fail(pack(b, *to))
-	default:
-		fail(fmt.Errorf("unknown command %q", os.Args[1]))
-	}
+	ref := flag.String("name", "", "the image's full reference")
+	program := flag.String("program", "", "the image's only program")
+	to := flag.String("to", "", "file to write")
+	user := flag.String("user", "", "uid[:gid] it runs as")
+	port := flag.Int("port", 0, "port it exposes")
+	flag.Parse()
+	fail(image(*ref, *program, *user, *port, *to))
 }
 
 func image(ref, program, user string, port int, to string) error {

@@ -22,6 +22,8 @@ type Runtime struct {
 	Sink runtime.Sink
 	// Latency is how long each call takes by its name (RunSandbox, PullImage, ...); it honours the context.
 	Latency map[string]time.Duration
+	// Outlast has sandboxes made although whoever asked for them has left meanwhile, as containerd does.
+	Outlast bool
 	// Fail is asked before each call; an error is the call's.
 	Fail func(call, name string) error
 	// Stubborn containers, by name, do not end on the stop signal.
@@ -97,6 +99,27 @@ func (f *Runtime) tell(uid string, removed ...string) {
 
 // RunSandbox makes a sandbox with an address.
 func (f *Runtime) RunSandbox(ctx context.Context, c *runtime.SandboxConfig, handler string) (string, error) {
+	if f.Outlast {
+		type answer struct {
+			id  string
+			err error
+		}
+		made := make(chan answer, 1)
+		go func() {
+			id, err := f.runSandbox(context.WithoutCancel(ctx), c, handler)
+			made <- answer{id, err}
+		}()
+		select {
+		case a := <-made:
+			return a.id, a.err
+		case <-ctx.Done():
+			return "", status.FromContextError(ctx.Err()).Err()
+		}
+	}
+	return f.runSandbox(ctx, c, handler)
+}
+
+func (f *Runtime) runSandbox(ctx context.Context, c *runtime.SandboxConfig, handler string) (string, error) {
 	if err := f.call(ctx, "RunSandbox", c.GetMetadata().GetName()); err != nil {
 		return "", err
 	}
@@ -279,6 +302,17 @@ func (f *Runtime) Exit(uid, name string, code int32) {
 		}
 	}
 	f.tell(uid)
+}
+
+// UpdateResources notes what a container is to have.
+func (f *Runtime) UpdateResources(ctx context.Context, id string, r *runtime.ContainerResources) error {
+	f.mu.Lock()
+	x := f.containers[id]
+	f.mu.Unlock()
+	if x == nil {
+		return notFound(id)
+	}
+	return f.call(ctx, "UpdateResources", fmt.Sprintf("%s %d %d %d", x.Name, r.CpuShares, r.CpuQuota, r.MemoryLimitInBytes))
 }
 
 // RemoveContainer removes it.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/operation"
 	genericvalidation "k8s.io/apimachinery/pkg/api/validation"
@@ -18,12 +19,18 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
+	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	_ "k8s.io/kubernetes/pkg/apis/admissionregistration/install"
+	_ "k8s.io/kubernetes/pkg/apis/apps/install"
 	"k8s.io/kubernetes/pkg/apis/authorization"
 	_ "k8s.io/kubernetes/pkg/apis/authorization/install"
 	authorizationvalidation "k8s.io/kubernetes/pkg/apis/authorization/validation"
+	_ "k8s.io/kubernetes/pkg/apis/autoscaling/install"
+	_ "k8s.io/kubernetes/pkg/apis/batch/install"
 	_ "k8s.io/kubernetes/pkg/apis/certificates/install"
 	_ "k8s.io/kubernetes/pkg/apis/coordination/install"
 	api "k8s.io/kubernetes/pkg/apis/core"
@@ -31,14 +38,34 @@ import (
 	corevalidation "k8s.io/kubernetes/pkg/apis/core/validation"
 	_ "k8s.io/kubernetes/pkg/apis/discovery/install"
 	_ "k8s.io/kubernetes/pkg/apis/events/install"
+	_ "k8s.io/kubernetes/pkg/apis/flowcontrol/install"
+	_ "k8s.io/kubernetes/pkg/apis/networking/install"
 	_ "k8s.io/kubernetes/pkg/apis/node/install"
 	_ "k8s.io/kubernetes/pkg/apis/policy/install"
 	_ "k8s.io/kubernetes/pkg/apis/rbac/install"
+	_ "k8s.io/kubernetes/pkg/apis/resource/install"
 	_ "k8s.io/kubernetes/pkg/apis/scheduling/install"
 	_ "k8s.io/kubernetes/pkg/apis/storage/install"
+	_ "k8s.io/kubernetes/pkg/apis/storagemigration/install"
 	"k8s.io/kubernetes/pkg/printers"
 	printersinternal "k8s.io/kubernetes/pkg/printers/internalversion"
+	"k8s.io/kubernetes/pkg/registry/admissionregistration/mutatingadmissionpolicy"
+	"k8s.io/kubernetes/pkg/registry/admissionregistration/mutatingadmissionpolicybinding"
+	"k8s.io/kubernetes/pkg/registry/admissionregistration/mutatingwebhookconfiguration"
+	"k8s.io/kubernetes/pkg/registry/admissionregistration/validatingadmissionpolicy"
+	"k8s.io/kubernetes/pkg/registry/admissionregistration/validatingadmissionpolicybinding"
+	"k8s.io/kubernetes/pkg/registry/admissionregistration/validatingwebhookconfiguration"
+	"k8s.io/kubernetes/pkg/registry/apps/controllerrevision"
+	"k8s.io/kubernetes/pkg/registry/apps/daemonset"
+	"k8s.io/kubernetes/pkg/registry/apps/deployment"
+	"k8s.io/kubernetes/pkg/registry/apps/replicaset"
+	"k8s.io/kubernetes/pkg/registry/apps/statefulset"
+	"k8s.io/kubernetes/pkg/registry/autoscaling/horizontalpodautoscaler"
+	"k8s.io/kubernetes/pkg/registry/batch/cronjob"
+	"k8s.io/kubernetes/pkg/registry/batch/job"
 	"k8s.io/kubernetes/pkg/registry/certificates/certificates"
+	"k8s.io/kubernetes/pkg/registry/certificates/clustertrustbundle"
+	"k8s.io/kubernetes/pkg/registry/certificates/podcertificaterequest"
 	"k8s.io/kubernetes/pkg/registry/coordination/lease"
 	"k8s.io/kubernetes/pkg/registry/core/configmap"
 	"k8s.io/kubernetes/pkg/registry/core/endpoint"
@@ -46,19 +73,41 @@ import (
 	"k8s.io/kubernetes/pkg/registry/core/limitrange"
 	"k8s.io/kubernetes/pkg/registry/core/namespace"
 	"k8s.io/kubernetes/pkg/registry/core/node"
+	"k8s.io/kubernetes/pkg/registry/core/persistentvolume"
+	"k8s.io/kubernetes/pkg/registry/core/persistentvolumeclaim"
+	"k8s.io/kubernetes/pkg/registry/core/podtemplate"
+	"k8s.io/kubernetes/pkg/registry/core/replicationcontroller"
 	"k8s.io/kubernetes/pkg/registry/core/resourcequota"
 	"k8s.io/kubernetes/pkg/registry/core/secret"
 	"k8s.io/kubernetes/pkg/registry/core/service"
 	"k8s.io/kubernetes/pkg/registry/core/serviceaccount"
 	"k8s.io/kubernetes/pkg/registry/discovery/endpointslice"
+	"k8s.io/kubernetes/pkg/registry/flowcontrol/flowschema"
+	"k8s.io/kubernetes/pkg/registry/flowcontrol/prioritylevelconfiguration"
+	"k8s.io/kubernetes/pkg/registry/networking/ingress"
+	"k8s.io/kubernetes/pkg/registry/networking/ingressclass"
+	"k8s.io/kubernetes/pkg/registry/networking/ipaddress"
+	"k8s.io/kubernetes/pkg/registry/networking/networkpolicy"
+	"k8s.io/kubernetes/pkg/registry/networking/servicecidr"
 	"k8s.io/kubernetes/pkg/registry/node/runtimeclass"
 	"k8s.io/kubernetes/pkg/registry/policy/poddisruptionbudget"
 	"k8s.io/kubernetes/pkg/registry/rbac/clusterrole"
 	"k8s.io/kubernetes/pkg/registry/rbac/clusterrolebinding"
 	"k8s.io/kubernetes/pkg/registry/rbac/role"
 	"k8s.io/kubernetes/pkg/registry/rbac/rolebinding"
+	"k8s.io/kubernetes/pkg/registry/resource/deviceclass"
+	"k8s.io/kubernetes/pkg/registry/resource/resourceclaim"
+	"k8s.io/kubernetes/pkg/registry/resource/resourceclaimtemplate"
+	"k8s.io/kubernetes/pkg/registry/resource/resourceslice"
 	"k8s.io/kubernetes/pkg/registry/scheduling/priorityclass"
+	"k8s.io/kubernetes/pkg/registry/storage/csidriver"
+	"k8s.io/kubernetes/pkg/registry/storage/csinode"
+	"k8s.io/kubernetes/pkg/registry/storage/csistoragecapacity"
 	"k8s.io/kubernetes/pkg/registry/storage/storageclass"
+	"k8s.io/kubernetes/pkg/registry/storage/volumeattachment"
+	"k8s.io/kubernetes/pkg/registry/storage/volumeattributesclass"
+	"k8s.io/kubernetes/pkg/registry/storagemigration/storagemigration"
+	"k8s.io/utils/clock"
 )
 
 type question struct {
@@ -89,6 +138,56 @@ var strategies = map[string]rest.RESTCreateUpdateStrategy{
 	"certificatesigningrequests": certificates.Strategy, "priorityclasses": priorityclass.Strategy,
 	"runtimeclasses": runtimeclass.Strategy, "poddisruptionbudgets": poddisruptionbudget.Strategy,
 	"limitranges": limitrange.Strategy, "resourcequotas": resourcequota.Strategy, "storageclasses": storageclass.Strategy,
+	"controllerrevisions": controllerrevision.Strategy, "daemonsets": daemonset.Strategy, "deployments": deployment.Strategy,
+	"replicasets": replicaset.Strategy, "statefulsets": statefulset.Strategy, "cronjobs": cronjob.Strategy, "jobs": job.Strategy,
+	"horizontalpodautoscalers": horizontalpodautoscaler.Strategy, "podtemplates": podtemplate.Strategy, "replicationcontrollers": replicationcontroller.Strategy,
+	"persistentvolumes": persistentvolume.Strategy, "persistentvolumeclaims": persistentvolumeclaim.Strategy,
+	"volumeattachments": volumeattachment.Strategy, "csinodes": csinode.Strategy, "csidrivers": csidriver.Strategy,
+	"csistoragecapacities": csistoragecapacity.Strategy, "volumeattributesclasses": volumeattributesclass.Strategy,
+	"ingresses": ingress.Strategy, "ingressclasses": ingressclass.Strategy, "networkpolicies": networkpolicy.Strategy,
+	"ipaddresses": ipaddress.Strategy, "servicecidrs": servicecidr.Strategy,
+	"flowschemas": flowschema.Strategy, "prioritylevelconfigurations": prioritylevelconfiguration.Strategy,
+	"deviceclasses": deviceclass.Strategy, "resourceslices": resourceslice.Strategy,
+	"clustertrustbundles": clustertrustbundle.Strategy, "podcertificaterequests": podCertificates, "storageversionmigrations": storagemigration.Strategy,
+	"resourceclaims": resourceClaims, "resourceclaimtemplates": resourceclaimtemplate.NewStrategy(plainNamespaces{}),
+}
+
+// resourceClaims asks for namespaces, and whether the user may say what devices report.
+var podCertificates = podcertificaterequest.NewStrategy()
+
+var resourceClaims = resourceclaim.NewStrategy(plainNamespaces{}, yes{})
+
+type yes struct{}
+
+func (yes) Authorize(context.Context, authorizer.Attributes) (authorizer.Decision, string, error) {
+	return authorizer.DecisionAllow, "", nil
+}
+
+// plainNamespaces has every namespace, without labels.
+type plainNamespaces struct{ corev1.NamespaceInterface }
+
+func (plainNamespaces) Get(_ context.Context, name string, _ metav1.GetOptions) (*v1.Namespace, error) {
+	return &v1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, nil
+}
+
+// Policies ask nobody whether the writer may read their parameters: Wherry does so in admission.
+var policies = validatingadmissionpolicy.NewStrategy(nil, nil)
+
+func init() {
+	strategies["mutatingwebhookconfigurations"] = mutatingwebhookconfiguration.Strategy
+	strategies["validatingwebhookconfigurations"] = validatingwebhookconfiguration.Strategy
+	strategies["validatingadmissionpolicies"] = policies
+	strategies["validatingadmissionpolicybindings"] = validatingadmissionpolicybinding.NewStrategy(nil, nil, resolver{})
+	strategies["mutatingadmissionpolicies"] = mutatingadmissionpolicy.NewStrategy(nil, nil)
+	strategies["mutatingadmissionpolicybindings"] = mutatingadmissionpolicybinding.NewStrategy(nil, nil, resolver{})
+	subresources["validatingadmissionpolicies/status"] = validatingadmissionpolicy.NewStatusStrategy(policies)
+}
+
+// resolver knows no resource; nobody asks it where there is no authorizer.
+type resolver struct{}
+
+func (resolver) Resolve(schema.GroupVersionKind) (schema.GroupVersionResource, error) {
+	return schema.GroupVersionResource{}, fmt.Errorf("unknown")
 }
 
 var subresources = map[string]rest.RESTUpdateStrategy{
@@ -96,6 +195,15 @@ var subresources = map[string]rest.RESTUpdateStrategy{
 	"nodes/status": node.StatusStrategy, "services/status": service.StatusStrategy,
 	"certificatesigningrequests/status": certificates.StatusStrategy, "certificatesigningrequests/approval": certificates.ApprovalStrategy,
 	"poddisruptionbudgets/status": poddisruptionbudget.StatusStrategy, "resourcequotas/status": resourcequota.StatusStrategy,
+	"daemonsets/status": daemonset.StatusStrategy, "deployments/status": deployment.StatusStrategy, "replicasets/status": replicaset.StatusStrategy,
+	"statefulsets/status": statefulset.StatusStrategy, "cronjobs/status": cronjob.StatusStrategy, "jobs/status": job.StatusStrategy,
+	"horizontalpodautoscalers/status": horizontalpodautoscaler.StatusStrategy, "replicationcontrollers/status": replicationcontroller.StatusStrategy,
+	"persistentvolumes/status": persistentvolume.StatusStrategy, "persistentvolumeclaims/status": persistentvolumeclaim.StatusStrategy,
+	"volumeattachments/status": volumeattachment.StatusStrategy, "csinodes/status": csinode.StatusStrategy,
+	"ingresses/status": ingress.StatusStrategy, "servicecidrs/status": servicecidr.StatusStrategy,
+	"flowschemas/status": flowschema.StatusStrategy, "prioritylevelconfigurations/status": prioritylevelconfiguration.StatusStrategy,
+	"resourceclaims/status":         resourceclaim.NewStatusStrategy(resourceClaims),
+	"podcertificaterequests/status": podcertificaterequest.NewStatusStrategy(podCertificates, yes{}, clock.RealClock{}), "storageversionmigrations/status": storagemigration.StatusStrategy,
 }
 
 var table = printers.NewTableGenerator()
@@ -194,6 +302,7 @@ func ask(q question) (a answer) {
 		a.Errors = append(a.Errors, fault{e.Field, e.ErrorBody()})
 	}
 	a.Obj = external(q.Kind, obj)
+	legacyscheme.Scheme.Default(a.Obj) // as whoever reads it will find it
 	return a
 }
 
