@@ -95,7 +95,8 @@ var (
 )
 
 // Start opens or makes the data directory and returns when the member serves writes: some 10 ms on an empty directory.
-// ctx bounds the start only. An error says in one sentence what is wrong and how to mend it; nothing is left running.
+// ctx bounds the start only. An error says in one sentence what is wrong and how to mend it; nothing is left
+// running, but the goroutine and the file with which etcd prepares the next segment of a log that it could not open after all: the process had better end.
 func Start(ctx context.Context, c Config) (e *Etcd, err error) {
 	if c.Log == nil {
 		c.Log = slog.Default()

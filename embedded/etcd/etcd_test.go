@@ -169,7 +169,7 @@ func TestDamaged(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
+			dir := abandoned(t)
 			quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
 			e, err := Start(t.Context(), Config{Dir: dir, Log: quiet})
 			if err != nil {
@@ -194,6 +194,25 @@ func TestDamaged(t *testing.T) {
 			}
 		})
 	}
+}
+
+// abandoned is a directory for an etcd that fails to open it: a goroutine of etcd's, of which nobody has a handle, may still make the next file of
+// the log there, one, while the directory is removed.
+func abandoned(t *testing.T) string {
+	dir, err := os.MkdirTemp("", "etcd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		deadline := time.Now().Add(30 * time.Second)
+		for err := os.RemoveAll(dir); err != nil; err = os.RemoveAll(dir) {
+			if time.Now().After(deadline) {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	return dir
 }
 
 // Other programs reach the member through the socket and see what was written in process.

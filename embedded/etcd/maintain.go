@@ -7,6 +7,9 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/storage/schema"
 	"golang.org/x/sys/unix"
 )
 
@@ -124,13 +127,14 @@ func (e *Etcd) maintain(ctx context.Context, s size) error {
 		return e.alarm(ctx, pb.AlarmRequest_ACTIVATE)
 	}
 	if u.compact {
-		r, err := e.client.Get(ctx, "revision")
-		if err != nil {
-			return fmt.Errorf("current revision: %w", err)
+		if err := e.dropHistory(ctx); err != nil {
+			return err
 		}
-		if _, err := e.client.Compact(ctx, r.Header.Revision); err != nil {
-			e.c.Log.Debug("nothing to compact", "error", err)
+		var err error
+		if s, err = e.look(ctx); err != nil {
+			return err
 		}
+		u = s.decide()
 	}
 	if u.defrag {
 		began := time.Now()
@@ -153,6 +157,26 @@ func (e *Etcd) maintain(ctx context.Context, s size) error {
 		return err
 	}
 	e.c.Log.Info("etcd takes writes again", "bytes", now.database, "quota", now.quota)
+	return nil
+}
+
+// dropHistory compacts up to now, and returns when what that freed is counted as free.
+func (e *Etcd) dropHistory(ctx context.Context) error {
+	r, err := e.client.Get(ctx, "revision")
+	if err != nil {
+		return fmt.Errorf("current revision: %w", err)
+	}
+	if _, err := e.client.Compact(ctx, r.Header.Revision, clientv3.WithCompactPhysical()); err != nil && !errors.Is(err, rpctypes.ErrCompacted) {
+		return fmt.Errorf("compact: %w", err)
+	}
+	// A page that a transaction frees is free for the next one, and the size in use is as of the last one that ended. While writes are refused
+	// there may be no next one ever: these delete what is not there.
+	for range 2 {
+		tx := e.server.Backend().BatchTx()
+		tx.LockOutsideApply()
+		tx.UnsafeDelete(schema.Meta, []byte("none"))
+		tx.Unlock() // commits, because something was deleted
+	}
 	return nil
 }
 
