@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
 
 	"wherry.dev/wherry/apiserver/wire"
 	"wherry.dev/wherry/store"
@@ -51,6 +52,11 @@ func Watch(ctx context.Context, s *Served, r *Request) (Answer, error) {
 		return Answer{}, err
 	}
 	defer w.Stop()
+	f := framer{s: s, r: r, table: table, headers: !table.NoHeaders}
+	if wsstream.IsWebSocketRequest(r.HTTP) { // as browsers ask
+		overWebSocket(ctx, &f, w)
+		return Answer{}, nil
+	}
 
 	out := http.NewResponseController(r.Writer)
 	h := r.Writer.Header()
@@ -60,7 +66,6 @@ func Watch(ctx context.Context, s *Served, r *Request) (Answer, error) {
 	if err := out.Flush(); err != nil {
 		return Answer{}, nil // the client is gone already
 	}
-	f := framer{s: s, r: r, table: table, headers: !table.NoHeaders}
 	var buf []byte
 	pause := time.NewTimer(0)
 	defer pause.Stop()
@@ -73,7 +78,7 @@ func Watch(ctx context.Context, s *Served, r *Request) (Answer, error) {
 		if err != nil {
 			// EOF, or the context: the stream ends, and the client starts the next one.
 			if !errors.Is(err, io.EOF) && ctx.Err() == nil {
-				if b, ferr := wire.AppendFrame(buf[:0], r.Accept.Format, watch.Error, statusKind, wire.StatusOf(err)); ferr == nil {
+				if b := f.failed(buf[:0], err); len(b) > 0 {
 					r.Writer.Write(b)
 				}
 			}
@@ -83,7 +88,7 @@ func Watch(ctx context.Context, s *Served, r *Request) (Answer, error) {
 		for i := range events {
 			buf, err = f.append(buf, &events[i])
 			if err != nil {
-				buf, _ = wire.AppendFrame(buf, r.Accept.Format, watch.Error, statusKind, wire.StatusOf(err))
+				buf = f.failed(buf, err)
 			}
 			if err != nil || len(buf) >= flushAbove || i == len(events)-1 {
 				if _, werr := r.Writer.Write(buf); werr != nil || err != nil {
@@ -145,6 +150,14 @@ func (f *framer) append(buf []byte, e *store.Event) ([]byte, error) {
 		return buf, err
 	}
 	return f.render(buf, e.Type, obj)
+}
+
+// failed appends the event that says why a watch ends; nothing where even that cannot be encoded.
+func (f *framer) failed(buf []byte, why error) []byte {
+	if b, err := wire.AppendFrame(buf, f.r.Accept.Format, watch.Error, statusKind, wire.StatusOf(why)); err == nil {
+		return b
+	}
+	return buf
 }
 
 func (f *framer) render(buf []byte, typ watch.EventType, obj runtime.Object) ([]byte, error) {

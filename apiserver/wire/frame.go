@@ -24,6 +24,17 @@ func StreamMediaType(f Format) string {
 	return f.MediaType() + ";stream=watch"
 }
 
+// Unframed is the event in a frame, for connections that have bounds of their own around it.
+func Unframed(f Format, frame []byte) []byte {
+	if f == Protobuf && len(frame) >= frameHeader {
+		return frame[frameHeader:]
+	}
+	return frame
+}
+
+// frameHeader is the length of the length before an event in protobuf.
+const frameHeader = 4
+
 // AppendEvent appends the frame of one event about a stored object. The object's encoding is shared by all watchers.
 func (t *Type) AppendEvent(out []byte, f Format, typ watch.EventType, o *store.Object) ([]byte, error) {
 	switch f {
