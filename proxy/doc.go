@@ -24,6 +24,8 @@
 // Session affinity is a dynamic map from client and service address to endpoint, with a timeout, filled by the packets themselves; a
 // remembered endpoint counts only while it is in the set "live", so that one that leaves is forgotten in the transaction that removes it.
 //
+// That an endpoint has left is reported (D3) when no TCP handshake with it is under way any more; see handshakes.
+//
 // A Service without endpoints is rejected, an address of the service range without Service is dropped, and the node has a
 // route for that range to lo: service traffic that nothing delivers never leaves the node, default route or not.
 package proxy

@@ -18,6 +18,9 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	nl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -629,6 +632,80 @@ func TestUDPFlowsObeyChangedPolicy(t *testing.T) {
 	change(corev1.ServiceExternalTrafficPolicyCluster, corev1.ServiceInternalTrafficPolicyCluster, "203.0.113.0/24")
 	n.until("old flows from outside the source ranges end", func() bool { return ask(n.outside, "198.51.100.8:53", first) == "" })
 	n.until("policy Cluster holds for old flows", func() bool { return ask(n.outside, "192.0.2.1:30053", first) != "a 192.0.2.2" })
+}
+
+// A connection whose first packet was lost goes to another endpoint if its own leaves before the client repeats it, and that it has left is only said then.
+func TestLostHandshake(t *testing.T) {
+	n := newNode(t, "a", "b", "c")
+	n.service("s 10.96.0.1 fd00:96::1", func(s *corev1.Service) {
+		s.Spec.Type = corev1.ServiceTypeNodePort
+		s.Spec.Ports[0].NodePort = 30080
+	})
+	n.slice("s", endpoint{pod: "a"})
+	n.start()
+	for _, to := range []struct {
+		network, addr string
+		ns            *netnstest.Namespace
+		want          string
+	}{{"tcp4", "10.96.0.1:80", n.pods["c"].ns, "b 10.244.2.2"}, {"tcp6", "[fd00:96::1]:80", n.pods["c"].ns, "b fd00:244:0:2::2"}, {"tcp4", "192.0.2.1:30080", n.outside, "b 10.244.1.1"}} {
+		n.wait(n.slice("s", endpoint{pod: "a"}))
+		n.quick(to.ns, to.network, to.addr, strings.Replace(strings.Replace(to.want, "b ", "a ", 1), "10.244.1.1", "10.244.0.1", 1))
+		// Nothing comes through to a, and nobody is told so.
+		h := n.pods["a"].ns.Handle()
+		link, err := h.LinkByName("eth0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		own := ownHandle(t)
+		near, err := own.LinkByName("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, ip := range []netip.Addr{n.pods["a"].v4, n.pods["a"].v6} {
+			if err := own.NeighSet(&nl.Neigh{LinkIndex: near.Attrs().Index, State: nl.NUD_PERMANENT, IP: ip.AsSlice(), HardwareAddr: link.Attrs().HardwareAddr}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := h.LinkSetDown(link); err != nil {
+			t.Fatal(err)
+		}
+		answer := make(chan string, 1)
+		go func() { answer <- askWithin(15*time.Second, to.ns, to.network, to.addr) }()
+		key := Key{netip.MustParseAddrPort(to.addr).Addr(), unix.IPPROTO_TCP, netip.MustParseAddrPort(to.addr).Port()}
+		a := n.pods["a"].v4
+		if to.network == "tcp6" {
+			a = n.pods["a"].v6
+		}
+		under := map[way]bool{{key, netip.AddrPortFrom(a, 8080)}: true}
+		conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		count := func() int {
+			found, err := unanswered(conn, under)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(found)
+		}
+		n.until("the handshake is under way", func() bool { return count() > 0 })
+		n.wait(n.slice("s", endpoint{pod: "b"}))
+		if k := count(); k != 0 {
+			t.Errorf("%s: %d handshakes are still under way to an endpoint of which it was said that it has left", to.addr, k)
+		}
+		if got := <-answer; got != to.want {
+			t.Errorf("%s: %q, want %q", to.addr, got, to.want)
+		}
+		conn.Close()
+		if err := h.LinkSetUp(link); err != nil {
+			t.Fatal(err)
+		}
+		n.pods["a"].ns.Route("0.0.0.0/0", "10.244.0.1")
+		if err := h.AddrReplace(link, &nl.Addr{IPNet: &net.IPNet{IP: n.pods["a"].v6.AsSlice(), Mask: net.CIDRMask(64, 128)}, Flags: unix.IFA_F_NODAD}); err != nil {
+			t.Fatal(err)
+		}
+		n.pods["a"].ns.Route("::/0", "fd00:244:0:0::1")
+	}
 }
 
 // Spans, revisions and the sign that something left, for every way in which an endpoint may leave.

@@ -72,7 +72,7 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer k.close()
-	p := &proxy{Config: c, kernel: k, state: newState(c.NodeName), table: NewTable(), health: newHealth(c.Log), flows: newFlows(c.Log)}
+	p := &proxy{Config: c, kernel: k, state: newState(c.NodeName), table: NewTable(), health: newHealth(c.Log), flows: newFlows(c.Log), handshakes: newHandshakes(c.Progress, c.Log)}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer p.health.close()
@@ -84,6 +84,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	wg.Go(func() { p.monitor.run(ctx) })
 	wg.Go(func() { p.flows.run(ctx) })
+	wg.Go(func() { p.handshakes.run(ctx) })
 
 	stop, err := p.listen(ctx)
 	if err != nil {
@@ -95,13 +96,15 @@ func Run(ctx context.Context, c Config) error {
 
 type proxy struct {
 	Config
-	kernel  *kernel
-	state   *state
-	table   *Table
-	health  *health
-	flows   *flows
-	monitor *monitor
-	repair  chan doubt
+	kernel     *kernel
+	state      *state
+	table      *Table
+	health     *health
+	flows      *flows
+	handshakes *handshakes
+	monitor    *monitor
+	repair     chan doubt
+	gone       []way // by which new connections went before the transaction that is to succeed
 }
 
 // listen registers with the informers and waits until what they hold has arrived in state. stop unregisters.
@@ -189,9 +192,9 @@ func (p *proxy) loop(ctx context.Context) error {
 			continue
 		}
 		all, retry = false, retryFirst
-		p.Progress.Reached(w.revision, leaving)
+		p.handshakes.reached(w.revision, leaving, p.gone)
 		p.record(moves)
-		moves, leaving = nil, false
+		moves, leaving, p.gone = nil, false, nil
 		if ready != nil {
 			ready()
 			ready = nil
@@ -215,6 +218,7 @@ func (p *proxy) program(w work, all bool) error {
 			d = Frontends(in.service, Endpoints(in.slices), w.place)
 		}
 		p.flows.compare(p.table.services[n], d.Frontends)
+		p.gone = append(p.gone, departed(p.table.services[n], d.Frontends)...)
 		p.health.set(n, d)
 		p.table.Set(n, d)
 	}
