@@ -467,7 +467,11 @@ func TestLegacyGroupElsewhere(t *testing.T) {
 
 // TestTrustIsPublished for other servers, whoever takes it away.
 func TestTrustIsPublished(t *testing.T) {
-	w := startAggregating(t, func(c *Config) { c.Advertise = netip.MustParseAddrPort("192.0.2.1:6443") })
+	var published *aggregate.Published
+	w := startAggregating(t, func(c *Config) {
+		c.Advertise = netip.MustParseAddrPort("192.0.2.1:6443")
+		published = c.Trust
+	})
 	maps := w.client(t, false).CoreV1().ConfigMaps("kube-system")
 	get := func() *corev1.ConfigMap {
 		m, err := maps.Get(t.Context(), aggregate.TrustName, metav1.GetOptions{})
@@ -497,5 +501,13 @@ func TestTrustIsPublished(t *testing.T) {
 	eventually(t, "it is completed", func() bool {
 		d := get().Data
 		return d["requestheader-allowed-names"] == `["another-proxy","front-proxy-client"]` && d["client-ca-file"] == string(pairs.CA.CertPEM)
+	})
+	before, _ := published.Trust()
+	next := *before
+	next.ClientCA, next.ProxyCA = slices.Concat(before.ClientCA, w.ca), w.ca
+	published.Set(&next)
+	eventually(t, "it says what is trusted besides", func() bool {
+		d := get().Data
+		return d["client-ca-file"] == string(pairs.CA.CertPEM)+string(w.ca) && d["requestheader-client-ca-file"] == string(pairs.FrontProxyCA.CertPEM)+string(w.ca)
 	})
 }

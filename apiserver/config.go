@@ -69,7 +69,7 @@ type Config struct {
 	// ProxyDial connects to them. Nil: by net.Dialer.
 	ProxyDial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Trust is published for them. Nil: nothing is.
-	Trust *aggregate.Trust
+	Trust *aggregate.Published
 
 	// Version is served under /version; GitVersion is like v1.37.2.
 	Version version.Info

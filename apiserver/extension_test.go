@@ -216,8 +216,9 @@ func startAggregating(t testing.TB, change func(*Config)) *aggregating {
 	w := &aggregating{keys: keys}
 	w.world = start(t, func(c *Config) {
 		c.ProxyCertificate = keys.FrontProxyCertificate
-		c.Trust = &aggregate.Trust{ClientCA: keys.Pairs().CA.CertPEM, ProxyCA: keys.Pairs().FrontProxyCA.CertPEM, AllowedNames: []string{"front-proxy-client"}}
-		c.Trust.DefaultHeaders()
+		trust := &aggregate.Trust{ClientCA: keys.Pairs().CA.CertPEM, ProxyCA: keys.Pairs().FrontProxyCA.CertPEM, AllowedNames: []string{"front-proxy-client"}}
+		trust.DefaultHeaders()
+		c.Trust = aggregate.Publish(trust)
 		if change != nil {
 			change(c)
 		}

@@ -1,8 +1,6 @@
 package cluster
 
 import (
-	"fmt"
-	"os"
 	"slices"
 
 	"wherry.dev/wherry/apiserver/aggregate"
@@ -10,26 +8,15 @@ import (
 )
 
 // trust is what other API servers must know of this one: who signs the certificates of its users, and which proxies may name users in
-// headers. This server is such a proxy towards them; further ones are those that it believes itself.
-func trust(p *pki.Pairs, settings Authentication) (*aggregate.Trust, error) {
-	t := &aggregate.Trust{ClientCA: p.CA.CertPEM, ProxyCA: p.FrontProxyCA.CertPEM, AllowedNames: []string{p.FrontProxyClient.Certificate.Subject.CommonName}}
+// headers. This server is such a proxy towards them; further ones are those that it believes itself. clients and proxies are the authorities, in PEM,
+// that this server trusts besides its own; proxies is nil when it believes none.
+func trust(p *pki.Pairs, h RequestHeader, clients, proxies []byte) *aggregate.Trust {
+	t := &aggregate.Trust{ClientCA: slices.Concat(p.CA.CertPEM, clients), ProxyCA: slices.Concat(p.FrontProxyCA.CertPEM, proxies),
+		AllowedNames: []string{p.FrontProxyClient.Certificate.Subject.CommonName}}
 	t.DefaultHeaders()
-	if settings.ClientCAFile != "" {
-		b, err := os.ReadFile(settings.ClientCAFile)
-		if err != nil {
-			return nil, fmt.Errorf("read --client-ca-file: %w", err)
-		}
-		t.ClientCA = slices.Concat(t.ClientCA, b)
+	if proxies == nil {
+		return t
 	}
-	h := settings.RequestHeader
-	if h.CAFile == "" {
-		return t, nil
-	}
-	b, err := os.ReadFile(h.CAFile)
-	if err != nil {
-		return nil, fmt.Errorf("read --requestheader-client-ca-file: %w", err)
-	}
-	t.ProxyCA = slices.Concat(t.ProxyCA, b)
 	if t.AllowedNames = append(t.AllowedNames, h.AllowedNames...); len(h.AllowedNames) == 0 { // any
 		t.AllowedNames = nil
 	}
@@ -43,5 +30,5 @@ func trust(p *pki.Pairs, settings Authentication) (*aggregate.Trust, error) {
 			}
 		}
 	}
-	return t, nil
+	return t
 }

@@ -43,6 +43,7 @@ type controlPlane struct {
 	issuer      *authn.Issuer
 	audit       *audit.Auditor // nil when nothing is audited
 	jwts        *authn.JWTs    // nil without token providers
+	trusted     *trusted
 	collector   *trace.Collector
 	exports     chan trace.Span // nil when nothing is exported
 	listener    net.Listener
@@ -97,7 +98,7 @@ func (c *controlPlane) buildAPIServer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.jwts = who.jwts
+	c.jwts, c.trusted = who.jwts, who.trusted
 	all := kinds.All()
 	c.authorizer = authz.New(authz.Config{Served: kinds.Served(all)})
 	may := c.settings.Identity.Authorization
@@ -115,17 +116,13 @@ func (c *controlPlane) buildAPIServer(ctx context.Context) error {
 	if err := c.audit.Start(); err != nil {
 		return err
 	}
-	published, err := trust(keys.Pairs(), c.settings.Identity.Authentication)
-	if err != nil {
-		return err
-	}
 	info := versionInfo()
 	c.api, err = apiserver.New(apiserver.Config{
 		Kinds: all, Storage: apiserver.Storage(c.store.Store), Authenticator: who.authenticator, Authorizer: c.authorizer, Admission: plugins.Plugins(),
 		Answers: reviews.New(reviews.Config{Tokens: who.authenticator.Token(), Authorizer: c.authorizer, Rules: c.authorizer, Audiences: who.audiences}), Issuer: c.issuer,
 		ServiceCIDRs: []netip.Prefix{network.ServiceCIDR}, Advertise: c.settings.advertise(),
-		TLS: who.hint(keys.ServerTLS()), KubeletTLS: keys.KubeletClientTLS(), Version: info, OpenAPI: openapi.New(all, info.GitVersion),
-		ProxyCertificate: keys.FrontProxyCertificate, Trust: published,
+		TLS: who.trusted.serverTLS(), KubeletTLS: keys.KubeletClientTLS(), Version: info, OpenAPI: openapi.New(all, info.GitVersion),
+		ProxyCertificate: keys.FrontProxyCertificate, Trust: who.trusted.published,
 		ID: serverID(c.settings.Node.Name), Host: c.settings.Node.Name, Shared: c.settings.Datastore.external(),
 		Checks: c.checks(),
 		Audit:  c.audit, MaxInflight: c.settings.Limits.MaxRequests + c.settings.Limits.MaxMutatingRequests,
@@ -204,6 +201,7 @@ func (c *controlPlane) serve(p *parts) error {
 	if c.jwts != nil {
 		p.run("token providers", c.jwts.Follow)
 	}
+	p.run("client authorities", func(ctx context.Context) error { return c.trusted.follow(ctx, c.log.With("part", "authentication")) })
 	c.store.run(p, c.settings)
 	c.masters.Informers.Start(p.ctx.Done())
 	ctx, cancel := context.WithTimeout(p.ctx, startTimeout)

@@ -3,15 +3,11 @@ package cluster
 import (
 	"context"
 	"crypto"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"time"
 
-	certutil "k8s.io/client-go/util/cert"
 	"k8s.io/client-go/util/keyutil"
 
 	"wherry.dev/wherry/apiserver/audit"
@@ -35,7 +31,7 @@ type Authentication struct {
 	// Anonymous lets requests without a credential through to authorization, everywhere (true) or nowhere (false). Nil: to health, version
 	// and the public half of joining only, or where the ConfigFile says.
 	Anonymous *bool
-	// ClientCAFile holds further authorities of client certificates, in PEM.
+	// ClientCAFile holds further authorities of client certificates, in PEM, read again when it changes.
 	ClientCAFile string
 	TokenFile    string
 	// NoBootstrapTokens leaves join tokens out: no machine can join any more.
@@ -47,7 +43,7 @@ type Authentication struct {
 
 // RequestHeader trusts a proxy that has authenticated the user itself.
 type RequestHeader struct {
-	CAFile                                               string // empty: no proxy is trusted
+	CAFile                                               string // read again when it changes; empty: no proxy is trusted
 	AllowedNames                                         []string
 	UserHeaders, UIDHeaders, GroupHeaders, ExtraPrefixes []string
 }
@@ -90,7 +86,7 @@ type identity struct {
 	audiences     []string
 	jwts          *authn.JWTs // nil without providers
 	lookup        *authn.Lookup
-	authorities   []*x509.Certificate // of client certificates besides the cluster's own
+	trusted       *trusted
 }
 
 // buildIdentity reads all that says who asks, and makes the issuer of tokens.
@@ -104,23 +100,18 @@ func (c *controlPlane) buildIdentity(ctx context.Context) (*identity, error) {
 	if !settings.NoBootstrapTokens {
 		config.BootstrapTokens = i.lookup
 	}
-	if settings.ClientCAFile != "" {
-		pool, err := i.readAuthorities("--client-ca-file", settings.ClientCAFile)
-		if err != nil {
-			return nil, err
-		}
-		pool.AddCert(keys.Pairs().CA.Certificate)
-		config.ClientCAs = func() *x509.CertPool { return pool }
+	var err error
+	if i.trusted, err = readTrusted(settings, keys); err != nil {
+		return nil, err
 	}
-	if h := settings.RequestHeader; h.CAFile != "" {
-		pool, err := i.readAuthorities("--requestheader-client-ca-file", h.CAFile)
-		if err != nil {
-			return nil, err
-		}
-		config.FrontProxy = &authn.FrontProxy{CAs: func() *x509.CertPool { return pool }, AllowedNames: h.AllowedNames,
+	if own := i.trusted.clients; own != nil {
+		config.ClientCAs = own.pool
+	}
+	if proxies := i.trusted.proxies; proxies != nil {
+		h := settings.RequestHeader
+		config.FrontProxy = &authn.FrontProxy{CAs: proxies.pool, AllowedNames: h.AllowedNames,
 			UserHeaders: h.UserHeaders, UIDHeaders: h.UIDHeaders, GroupHeaders: h.GroupHeaders, ExtraPrefixes: h.ExtraPrefixes}
 	}
-	var err error
 	i.jwts, err = authn.NewJWTs(ctx, authn.JWTConfig{File: settings.ConfigFile, OIDC: settings.OIDC, Audiences: i.audiences, Own: c.issuers(), Log: c.log.With("part", "authentication")})
 	if err != nil {
 		return nil, err
@@ -194,30 +185,4 @@ func (c *controlPlane) buildAccounts(i *identity) error {
 	}
 	c.issuer, err = authn.NewIssuer(authn.IssuerConfig{URL: issuers[0], Audiences: i.audiences, Key: signer, MaxExpiration: s.MaxExpiration, NoExtension: s.NoExtension, Lookup: i.lookup})
 	return err
-}
-
-// readAuthorities reads a file of certificates that sign clients' certificates.
-func (i *identity) readAuthorities(flag, file string) (*x509.CertPool, error) {
-	content, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", flag, err)
-	}
-	certificates, err := certutil.ParseCertsPEM(content)
-	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w", flag, file, err)
-	}
-	pool := x509.NewCertPool()
-	for _, c := range certificates {
-		pool.AddCert(c)
-	}
-	i.authorities = append(i.authorities, certificates...)
-	return pool, nil
-}
-
-// hint tells clients of the authorities whose certificates they may show.
-func (i *identity) hint(config *tls.Config) *tls.Config {
-	for _, c := range i.authorities {
-		config.ClientCAs.AddCert(c)
-	}
-	return config
 }

@@ -44,6 +44,32 @@ func (t *Trust) DefaultHeaders() {
 	t.UsernameHeaders, t.UIDHeaders, t.GroupHeaders, t.ExtraPrefixes = []string{"X-Remote-User"}, []string{"X-Remote-Uid"}, []string{"X-Remote-Group"}, []string{"X-Remote-Extra-"}
 }
 
+// Published is what is published at the moment. Safe for concurrent use.
+type Published struct {
+	mu      sync.Mutex
+	now     *Trust
+	changed chan struct{} // closed when now is another
+}
+
+// Publish returns a Published of t.
+func Publish(t *Trust) *Published { return &Published{now: t, changed: make(chan struct{})} }
+
+// Set publishes t from now on. What other servers publish in the same place, and what was published before, stays there: somebody may still need it.
+func (p *Published) Set(t *Trust) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.now = t
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// Trust is what is published, until the channel is closed.
+func (p *Published) Trust() (*Trust, <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.now, p.changed
+}
+
 // merge returns have with what t says besides: several API servers, with configurations of their own, publish in one place. Expired
 // authorities go. Pure.
 func (t *Trust) merge(have map[string]string, now time.Time) (map[string]string, error) {
@@ -108,8 +134,8 @@ func joinPEM(now time.Time, bundles ...[]byte) string {
 	return string(out)
 }
 
-// KeepTrust publishes t until ctx ends, again whenever the ConfigMap is changed or taken away. maps lists and watches ConfigMaps.
-func KeepTrust(ctx context.Context, t *Trust, cs kubernetes.Interface, maps cache.ListerWatcher, log *slog.Logger) {
+// KeepTrust publishes what p says until ctx ends, again whenever that or the ConfigMap is changed or taken away. maps lists and watches ConfigMaps.
+func KeepTrust(ctx context.Context, p *Published, cs kubernetes.Interface, maps cache.ListerWatcher, log *slog.Logger) {
 	informer := cache.NewSharedIndexInformer(onlyNamed{cache.ToListerWatcherWithContext(maps), TrustName}, &corev1.ConfigMap{}, 0, cache.Indexers{})
 	loop := client.NewLoop("trust of other API servers", 1, log, func(ctx context.Context, _ string) error {
 		obj, ok, err := informer.GetStore().GetByKey(metav1.NamespaceSystem + "/" + TrustName)
@@ -120,6 +146,7 @@ func KeepTrust(ctx context.Context, t *Trust, cs kubernetes.Interface, maps cach
 		if ok {
 			have = obj.(*corev1.ConfigMap)
 		}
+		t, _ := p.Trust()
 		return t.publish(ctx, cs, have)
 	})
 	changed := func(obj any) { loop.Add("") }
@@ -128,6 +155,17 @@ func KeepTrust(ctx context.Context, t *Trust, cs kubernetes.Interface, maps cach
 	var informing sync.WaitGroup
 	informing.Go(func() { informer.RunWithContext(ctx) })
 	defer informing.Wait()
+	informing.Go(func() {
+		for {
+			_, next := p.Trust()
+			select {
+			case <-next:
+				loop.Add("")
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
 	if cache.WaitFor(ctx, "", informer.HasSyncedChecker()) {
 		loop.Add("")
 	}

@@ -32,7 +32,7 @@ func addAuthenticationFlags(cmd *cobra.Command, a *cluster.Authentication) {
 	f.StringVar(&a.ConfigFile, "authentication-config", "", "providers of tokens, and where anonymous requests may go (AuthenticationConfiguration); read again when it changes")
 	f.Var(&maybeValue{&a.Anonymous}, "anonymous-auth", "let requests without a credential through to authorization: true everywhere, false nowhere (default: to health, version and the public half of joining)")
 	f.Lookup("anonymous-auth").NoOptDefVal = "true"
-	f.StringVar(&a.ClientCAFile, "client-ca-file", "", "further authorities of client certificates, besides the cluster's own")
+	f.StringVar(&a.ClientCAFile, "client-ca-file", "", "further authorities of client certificates, besides the cluster's own; read again when it changes")
 	f.StringVar(&a.TokenFile, "token-auth-file", "", "CSV file of tokens: token,user,uid,\"group,group\"")
 	f.Var(&notValue{&a.NoBootstrapTokens}, "enable-bootstrap-token-auth", "let machines join by token")
 	f.Lookup("enable-bootstrap-token-auth").NoOptDefVal = "true"
@@ -49,7 +49,7 @@ func addAuthenticationFlags(cmd *cobra.Command, a *cluster.Authentication) {
 	f.StringToStringVar(&o.RequiredClaims, "oidc-required-claim", nil, "claim=value that its tokens must have; may be given several times")
 
 	h := &a.RequestHeader
-	f.StringVar(&h.CAFile, "requestheader-client-ca-file", "", "authorities of proxies that have authenticated the user themselves")
+	f.StringVar(&h.CAFile, "requestheader-client-ca-file", "", "authorities of proxies that have authenticated the user themselves; read again when it changes")
 	f.StringSliceVar(&h.AllowedNames, "requestheader-allowed-names", nil, "common names of those proxies' certificates (default: any)")
 	f.StringSliceVar(&h.UserHeaders, "requestheader-username-headers", nil, "headers that name the user (default: X-Remote-User)")
 	f.StringSliceVar(&h.UIDHeaders, "requestheader-uid-headers", nil, "headers that name the user's UID (default: X-Remote-Uid)")
