@@ -23,6 +23,8 @@ type Target struct {
 	Encoding string // json or protobuf
 	Image    string // of the workload's pods; must be Wherry's sample app
 	Progress io.Writer
+	// Servers are processes on this machine whose CPU time is measured with each load: those that answer. None: it is not measured.
+	Servers []int
 }
 
 // Result is one line of the table. Durations are in seconds in JSON.
@@ -38,7 +40,11 @@ type Result struct {
 	P90     float64 `json:"p90,omitempty"`
 	P99     float64 `json:"p99,omitempty"`
 	Max     float64 `json:"max,omitempty"`
-	Note    string  `json:"note,omitempty"`
+	// ServerCPU and ClientCPU are CPU seconds for each operation, of the processes of Target.Servers and of this one. Where both share
+	// processors, the client's bounds every rate, and only the server's tells what a server costs.
+	ServerCPU float64 `json:"serverCPU,omitempty"`
+	ClientCPU float64 `json:"clientCPU,omitempty"`
+	Note      string  `json:"note,omitempty"`
 }
 
 // connections is how many HTTP/2 connections all workers share at most.
@@ -158,9 +164,9 @@ func each(ctx context.Context, name string, workers, count int, f func(ctx conte
 // Table prints results for people.
 func Table(w io.Writer, results []Result) error {
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "what\tworkers\tcount\terrors\tseconds\tper s\tp50 ms\tp90 ms\tp99 ms\tmax ms\t")
+	fmt.Fprintln(t, "what\tworkers\tcount\terrors\tseconds\tper s\tp50 ms\tp90 ms\tp99 ms\tmax ms\tserver CPU µs\tclient CPU µs\t")
 	for _, r := range results {
-		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%.2f\t%.0f\t%.2f\t%.2f\t%.2f\t%.2f\t\n", r.Name, r.Workers, r.Count, r.Errors, r.Seconds, r.Rate, r.P50*1e3, r.P90*1e3, r.P99*1e3, r.Max*1e3)
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%.2f\t%.0f\t%.2f\t%.2f\t%.2f\t%.2f\t%.0f\t%.0f\t\n", r.Name, r.Workers, r.Count, r.Errors, r.Seconds, r.Rate, r.P50*1e3, r.P90*1e3, r.P99*1e3, r.Max*1e3, r.ServerCPU*1e6, r.ClientCPU*1e6)
 	}
 	if err := t.Flush(); err != nil {
 		return err

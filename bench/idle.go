@@ -52,30 +52,6 @@ func MeasureIdle(ctx context.Context, pids []int, d time.Duration) ([]Idle, erro
 	return out, nil
 }
 
-// clockTick is the unit of /proc/PID/stat's times, USER_HZ, which Linux fixes at 100 a second.
-const clockTick = 10 * time.Millisecond
-
-func cpuTime(pid int) (time.Duration, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, fmt.Errorf("process %d: %w", pid, err)
-	}
-	_, after, _ := strings.Cut(string(b), ") ")
-	fields := strings.Fields(after)
-	if len(fields) < 13 {
-		return 0, fmt.Errorf("process %d: stat has %d fields", pid, len(fields))
-	}
-	user, err := strconv.ParseInt(fields[11], 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("process %d: %w", pid, err)
-	}
-	system, err := strconv.ParseInt(fields[12], 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("process %d: %w", pid, err)
-	}
-	return time.Duration(user+system) * clockTick, nil
-}
-
 func memory(pid int) (pss, private int64, err error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 	if err != nil {

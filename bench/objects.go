@@ -20,7 +20,10 @@ const runLabel = "bench.wherry.dev/run"
 // nobody is a scheduler name that no scheduler has: such pods stay where the benchmark wants them.
 const nobody = "bench.wherry.dev/nobody"
 
-func newDialer() func(ctx context.Context, network, address string) (net.Conn, error) {
+// dialFunc opens a connection.
+type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
+
+func newDialer() dialFunc {
 	d := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
 	return d.DialContext
 }

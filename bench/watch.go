@@ -65,7 +65,7 @@ func Watch(ctx context.Context, t Target, o WatchOptions) ([]Result, error) {
 				}
 			})
 		}
-		began := time.Now()
+		m, began := t.meter(), time.Now()
 		creates := each(ctx, "creates", o.Workers, o.Changes, func(ctx context.Context, w, i int) error {
 			pod := t.pod(namespace, fmt.Sprintf(watchedName+"%06d", i), run)
 			pod.Spec.SchedulerName = nobody
@@ -81,7 +81,7 @@ func Watch(ctx context.Context, t Target, o WatchOptions) ([]Result, error) {
 			cancel()
 			<-done
 		}
-		result = s.result("watch events", o.Watchers, time.Since(began))
+		result = m.fill(s.result("watch events", o.Watchers, time.Since(began)))
 		result.Errors = int(dropped.Load()) + creates.Errors
 		result.Note = fmt.Sprintf("%d of %d events arrived, %d watchers were dropped, creates %.0f/s", received.Load(), o.Watchers*o.Changes, dropped.Load(), creates.Rate)
 		return nil

@@ -24,6 +24,7 @@ func newBenchCommand() *cobra.Command {
 	flags := cmd.PersistentFlags()
 	flags.AddFlagSet(cmd.Flags())
 	flags.StringVar(&target.Encoding, "encoding", "protobuf", "of requests and answers: protobuf or json")
+	flags.IntSliceVar(&target.Servers, "server-pid", nil, "processes of the servers, on this machine, whose CPU time is measured as well (api and watch)")
 	flags.StringVar(&target.Image, "image", images.Sample.Name, "the workload's image, which must be Wherry's sample app")
 	flags.StringVarP(&output, "output", "o", "", "also write the results as JSON to this file (- for standard output, instead of the table)")
 

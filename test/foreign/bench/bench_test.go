@@ -47,6 +47,8 @@ type row struct {
 	Rate    float64 `json:"perSecond"`
 	P50     float64 `json:"p50"`
 	P99     float64 `json:"p99"`
+	Server  float64 `json:"serverCPU"` // seconds for each operation
+	Client  float64 `json:"clientCPU"`
 	Note    string  `json:"note"`
 }
 
@@ -100,11 +102,14 @@ func (m *measurements) measure(t *testing.T, which string) {
 	count := setting(t, "COUNT", 2000)
 	for _, r := range run(t, p, "api", "--workers", "1,16,64", "--count", fmt.Sprint(count)) {
 		m.add(which, fmt.Sprintf("%s, %d clients, per s", r.Name, r.Workers), higher, r.Rate)
+		m.add(which, fmt.Sprintf("%s, %d clients, server CPU µs", r.Name, r.Workers), lower, r.Server*1e6)
+		m.add(which, fmt.Sprintf("%s, %d clients, client CPU µs", r.Name, r.Workers), lower, r.Client*1e6)
 		m.add(which, fmt.Sprintf("%s, %d clients, p99 ms", r.Name, r.Workers), lower, r.P99*1e3)
 	}
 	watchers := setting(t, "WATCHERS", 1000)
 	for _, r := range run(t, p, "watch", "--watchers", fmt.Sprint(watchers), "--changes", "2000", "--workers", "16", "--timeout", "3m") {
 		m.add(which, fmt.Sprintf("%s, %d watchers, per s", r.Name, watchers), higher, r.Rate)
+		m.add(which, fmt.Sprintf("%s, %d watchers, server CPU µs", r.Name, watchers), lower, r.Server*1e6)
 		m.add(which, fmt.Sprintf("%s, %d watchers, arrived of %d", r.Name, watchers, watchers*2000), higher, float64(r.Count))
 	}
 	m.addIdle(t, which, "idle, after the load", p)
@@ -115,6 +120,12 @@ func run(t *testing.T, p *plane.Plane, what string, args ...string) []row {
 	t.Helper()
 	file := filepath.Join(p.Dir, what+".json")
 	line := append([]string{"bench", what, "--kubeconfig", p.Kubeconfig, "-o", file}, args...)
+	for _, process := range p.Processes {
+		switch process.Name { // upstream's controller-manager and scheduler are left out, Wherry's are in the one process
+		case "etcd", "kube-apiserver", "wherry":
+			line = append(line, "--server-pid", strconv.Itoa(process.PID()))
+		}
+	}
 	out, err := exec.Command(build.Wherry(t), line...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("wherry %s: %v: %s", strings.Join(line, " "), err, out)
@@ -131,7 +142,7 @@ func run(t *testing.T, p *plane.Plane, what string, args ...string) []row {
 		if r.Errors > 0 && what != "watch" { // of a watch an error is a watcher that was dropped for being slow
 			t.Errorf("%s with %d clients: %d errors, such as %s", r.Name, r.Workers, r.Errors, r.Error)
 		}
-		t.Logf("%s %s, %d: %.0f/s %s", p.Name, r.Name, r.Workers, r.Rate, r.Note)
+		t.Logf("%s %s, %d: %.0f/s, CPU %.0f µs of servers, %.0f µs of the client %s", p.Name, r.Name, r.Workers, r.Rate, r.Server*1e6, r.Client*1e6, r.Note)
 	}
 	return rows
 }
