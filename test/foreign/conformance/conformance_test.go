@@ -5,11 +5,14 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,16 +24,20 @@ import (
 // usual are the groups that must pass.
 const usual = "api-machinery auth cli"
 
-// atOnce is how many specs run side by side.
-const atOnce = "2"
+// atOnce is how many specs run side by side: two for each core, as most of them wait most of the time, and no more than two nodes hold with ease.
+// Those that upstream marks serial come one by one, after the others.
+func atOnce() string {
+	return cmp.Or(os.Getenv("PROCS"), strconv.Itoa(min(2*runtime.NumCPU(), 8)))
+}
 
 // TestConformance runs the specs; each is a subtest. Those in the file known are left out.
 func TestConformance(t *testing.T) {
 	need(t)
 	known := readKnown(t)
 	c := up(t, os.Getenv(imagesVariable))
-	report := c.run(t, known)
-	show(t, report)
+	table := newTable(t, tables(t), fmt.Sprintf("# %s, %s at once, begun %s", focus(), atOnce(), time.Now().Format(time.DateTime)))
+	report := c.run(t, known, table)
+	table.finish(t, report)
 	for _, s := range report {
 		t.Run(s.name(), func(t *testing.T) {
 			if s.failed() {
@@ -97,12 +104,13 @@ func focus() string {
 	return `\[sig-(` + strings.Join(strings.Fields(sigs), "|") + `)\]`
 }
 
-// run runs the specs and returns those that ran.
-func (c *cluster) run(t *testing.T, known []string) []spec {
+// run runs the specs and returns those that ran. What ginkgo writes goes to progress too. They come in no order, so that those which wait
+// for minutes are not all left for the end.
+func (c *cluster) run(t *testing.T, known []string, progress io.Writer) []spec {
 	t.Helper()
 	dir := cmp.Or(os.Getenv("WHERRY_FOREIGN_LOGS"), c.state)
 	report := filepath.Join(dir, "report.json")
-	args := []string{"--procs=" + atOnce, "--no-color", "--timeout=3h", "--label-filter=Conformance", "--focus=" + focus(), "--json-report=report.json", "--output-dir=" + dir}
+	args := []string{"--procs=" + atOnce(), "--randomize-all", "-v", "--silence-skips", "--no-color", "--timeout=3h", "--label-filter=Conformance", "--focus=" + focus(), "--json-report=report.json", "--output-dir=" + dir}
 	if len(known) > 0 && os.Getenv("FOCUS") == "" {
 		quoted := make([]string, len(known))
 		for i, name := range known {
@@ -119,7 +127,8 @@ func (c *cluster) run(t *testing.T, known []string) []spec {
 	defer log.Close()
 	cmd := exec.Command(build.Need(t, "ginkgo"), args...)
 	cmd.Dir = dir
-	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Stdout = io.MultiWriter(log, progress)
+	cmd.Stderr = cmd.Stdout
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	runErr := cmd.Run()
 	b, err := os.ReadFile(report)
@@ -154,38 +163,4 @@ func (c *cluster) kubectl(t *testing.T) string {
 		t.Fatalf("kubectl is not built (%v): make build", err)
 	}
 	return path
-}
-
-// show prints a line for each spec, and how many of each group passed, and leaves them in .build/foreign/conformance.txt.
-func show(t *testing.T, report []spec) {
-	t.Helper()
-	slices.SortFunc(report, func(a, b spec) int { return strings.Compare(a.name(), b.name()) })
-	var out strings.Builder
-	passed, total := map[string]int{}, map[string]int{}
-	var groups []string
-	for _, s := range report {
-		name := s.name()
-		group, _, _ := strings.Cut(name, " ")
-		if total[group] == 0 {
-			groups = append(groups, group)
-		}
-		total[group]++
-		verdict := "FAIL"
-		if !s.failed() {
-			verdict = "ok"
-			passed[group]++
-		}
-		fmt.Fprintf(&out, "%-5s%7.1fs  %s\n", verdict, s.RunTime.Round(100*time.Millisecond).Seconds(), name)
-	}
-	for _, g := range groups {
-		fmt.Fprintf(&out, "%s: %d of %d\n", g, passed[g], total[g])
-	}
-	t.Logf("\n%s", out.String())
-	root, err := build.Root()
-	if err == nil {
-		err = os.WriteFile(filepath.Join(root, ".build", "foreign", "conformance.txt"), []byte(out.String()), 0o644)
-	}
-	if err != nil {
-		t.Error(err)
-	}
 }

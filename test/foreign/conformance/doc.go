@@ -3,5 +3,6 @@
 //
 //	make test-foreign SUITE=conformance
 //
-// prints a table with VERBOSE=1, and leaves it in .build/foreign/conformance.txt. FOCUS narrows it to specs that match a regular expression; SIGS (such as "node network") chooses other groups than the usual three.
+// prints a table with VERBOSE=1; .build/foreign/conformance.txt has it too, spec by spec while they end. FOCUS narrows it to specs that match a regular expression; SIGS (such as "node network") chooses other groups than
+// the usual three; PROCS is how many specs run at once.
 package conformance
