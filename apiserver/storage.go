@@ -32,9 +32,9 @@ func Storage(st *store.Store) func(*kinds.Kind) (store.Resource, error) {
 		if k.TTL != nil {
 			c.TTL = func(obj runtime.Object) time.Duration { return k.TTL(obj) }
 		}
-		if slices.Contains(k.FieldLabels, nodeField) && k.SelectableFields != nil {
+		if slices.Contains(k.FieldLabels, nodeField) && k.SelectableFields != nil && !k.Custom { // a custom kind's stored version may not have the field
 			c.IndexField = nodeField
-			c.Index = func(obj runtime.Object) string { return k.SelectableFields(obj)[nodeField] }
+			c.Index = func(obj runtime.Object) string { return storedNode(k, obj) }
 		}
 		Describe(k, &c)
 		if k.StoragePrefix == "" {
@@ -42,6 +42,18 @@ func Storage(st *store.Store) func(*kinds.Kind) (store.Resource, error) {
 		}
 		return st.Resource(c), nil
 	}
+}
+
+// storedNode returns the node that a stored object names, "" for one that cannot be read.
+func storedNode(k *kinds.Kind, stored runtime.Object) string {
+	if k.Hub == nil {
+		return k.SelectableFields(stored)[nodeField]
+	}
+	served, err := k.Hub.FromHub(stored)
+	if err != nil {
+		return ""
+	}
+	return k.SelectableFields(served)[nodeField]
 }
 
 // unopened is the stored side of a custom kind, which is opened when somebody asks for an object: nobody ever asks for most of them.
