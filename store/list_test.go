@@ -212,29 +212,6 @@ func TestBadContinue(t *testing.T) {
 	}
 }
 
-// No token, however made, lists outside its namespace or breaks the store.
-func FuzzContinue(f *testing.F) {
-	r, _ := pods(f)
-	create(f, r, "a", "1")
-	create(f, r, "b", "1")
-	f.Add([]byte(`{"v":"meta.k8s.io/v1","rv":3,"start":"0\u0000"}`))
-	f.Add([]byte(`{"v":"meta.k8s.io/v1","rv":-1,"start":"/../b"}`))
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		l, err := r.List(t.Context(), store.ListOptions{Namespace: "a", Continue: base64.RawURLEncoding.EncodeToString(raw)})
-		if err != nil {
-			if _, ok := err.(apierrors.APIStatus); !ok {
-				t.Fatalf("not an API error: %v", err)
-			}
-			return
-		}
-		for _, o := range l.Items {
-			if !strings.HasPrefix(o.Key, "a/") {
-				t.Fatalf("listed %s", o.Key)
-			}
-		}
-	})
-}
-
 func TestListSelectors(t *testing.T) {
 	r, _ := pods(t)
 	for i, node := range []string{"n1", "n2", "n1", ""} {

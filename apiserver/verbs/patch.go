@@ -8,6 +8,8 @@ import (
 	"mime"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
@@ -17,13 +19,11 @@ import (
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	cbor "k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/mergepatch"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	kjson "sigs.k8s.io/json"
-	"sigs.k8s.io/yaml"
 
 	"wherry.dev/wherry/api/scheme"
 	"wherry.dev/wherry/apiserver/wire"
@@ -137,8 +137,8 @@ func (p *patcher) finish(current, patched runtime.Object) (runtime.Object, error
 		if err != nil {
 			return nil, err
 		}
-		if m.GetName() != p.r.Info.Name {
-			return nil, apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", m.GetName(), p.r.Info.Name))
+		if err := p.sameName(m); err != nil {
+			return nil, err
 		}
 		if om, err := accessor(current); err == nil && m.GetResourceVersion() != om.GetResourceVersion() && m.GetResourceVersion() != "" {
 			p.namedVersion = true
@@ -148,6 +148,17 @@ func (p *patcher) finish(current, patched runtime.Object) (runtime.Object, error
 		p.s.Kind.Default(obj)
 	}
 	return p.s.Managed[p.r.Info.Subresource].Update(current, obj, p.manager), nil
+}
+
+// sameName refuses a patch whose outcome has another name than the URL, or none.
+func (p *patcher) sameName(m metav1.Object) error {
+	switch m.GetName() {
+	case p.r.Info.Name:
+		return nil
+	case "":
+		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s based on URL) was undeterminable: name must be provided", p.r.Info.Name))
+	}
+	return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", m.GetName(), p.r.Info.Name))
 }
 
 // warnOrFail handles unknown and duplicate fields as the directive says.
@@ -207,9 +218,17 @@ func (p *patcher) jsonPatch(data []byte) (nextFunc, error) {
 	}), nil
 }
 
+// maxPatchCopies bounds, in bytes, what all copy operations of one JSON patch copy, as upstream does. Without it each can double the
+// document, and thirty of them need gigabytes.
+const maxPatchCopies = 3 << 20
+
+// limitCopies tells the library, which takes the bound from a variable of its own.
+var limitCopies = sync.OnceFunc(func() { atomic.StoreInt64(&jsonpatch.AccumulatedCopySizeLimit, maxPatchCopies) })
+
 // applyOperations makes an error of the library's panics: it follows a nil value where, for one, an operation on the
 // whole document has none.
 func applyOperations(ops jsonpatch.Patch, doc []byte) (out []byte, err error) {
+	limitCopies()
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("the operations cannot be applied: %v", p)
@@ -355,7 +374,7 @@ func (p *patcher) strategicPatch(data []byte) (nextFunc, error) {
 		if err != nil {
 			return nil, apierrors.NewInternalError(err)
 		}
-		merged, err := strategicpatch.StrategicMergeMapPatchUsingLookupPatchMeta(doc, runtime.DeepCopyJSON(patch), meta)
+		merged, err := mergeStrategically(doc, runtime.DeepCopyJSON(patch), meta)
 		if err != nil {
 			return nil, patchError(err)
 		}
@@ -378,6 +397,16 @@ func (p *patcher) strategicPatch(data []byte) (nextFunc, error) {
 	}, nil
 }
 
+// mergeStrategically makes an error of the library's panics: it takes the elements of a list without keys for strings or numbers.
+func mergeStrategically(doc, patch map[string]any, meta strategicpatch.LookupPatchMeta) (merged map[string]any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the patch cannot be merged: %v", p)
+		}
+	}()
+	return strategicpatch.StrategicMergeMapPatchUsingLookupPatchMeta(doc, patch, meta)
+}
+
 func patchError(err error) error {
 	if errors.Is(err, mergepatch.ErrBadJSONDoc) || mergepatch.IsPreconditionFailed(err) {
 		return apierrors.NewBadRequest(err.Error())
@@ -389,84 +418,6 @@ func patchError(err error) error {
 		return unprocessable(err.Error())
 	}
 	return unprocessable(err.Error())
-}
-
-// apply merges the state that one manager wants (server-side apply).
-func (p *patcher) apply(data []byte, kind types.PatchType) (nextFunc, error) {
-	want := &unstructured.Unstructured{Object: map[string]any{}}
-	if kind == types.ApplyCBORPatchType {
-		if err := cbor.Unmarshal(data, &want.Object); err != nil {
-			return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding CBOR: %v", err))
-		}
-	} else {
-		text, err := yaml.YAMLToJSON(data)
-		if err == nil {
-			err = kjson.UnmarshalCaseSensitivePreserveInts(text, &want.Object) // an integer is one to whoever reads it by its path
-		}
-		if err != nil {
-			return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
-		}
-	}
-	if kind == types.ApplyYAMLPatchType && p.directive != metav1.FieldValidationIgnore { // duplicate keys
-		if err := yaml.UnmarshalStrict(data, &map[string]any{}); err != nil {
-			if p.directive == metav1.FieldValidationStrict {
-				return nil, apierrors.NewBadRequest(fmt.Sprintf("error strict decoding YAML: %v", err))
-			}
-			p.r.Warn(err.Error())
-		}
-	}
-	if want.Object == nil || len(want.Object) == 0 {
-		return nil, apierrors.NewBadRequest("invalid object type: the applied configuration is empty")
-	}
-	if want.GetAPIVersion() == "" || want.GetKind() == "" {
-		return nil, apierrors.NewBadRequest("error decoding YAML: Object 'Kind' or 'apiVersion' is missing in '" + string(data) + "'")
-	}
-	if n := want.GetName(); n != "" && n != p.r.Info.Name {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", n, p.r.Info.Name))
-	}
-	want.SetName(p.r.Info.Name)
-	gvk := p.gvk()
-	if got := want.GroupVersionKind(); got.Kind != gvk.Kind {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s", got.Kind, got.Version, gvk.Kind))
-	}
-	if !p.s.Kind.Custom && p.directive != metav1.FieldValidationIgnore {
-		// Unknown fields are refused by the merge itself with a worse message; ask the converter first.
-		err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(want.Object, p.fresh(), true)
-		if strict, ok := runtime.AsStrictDecodingError(err); ok && p.directive == metav1.FieldValidationStrict {
-			if err := p.warnOrFail(strict.Errors()); err != nil {
-				return nil, err
-			}
-		}
-	}
-	force := p.options.Force != nil && *p.options.Force
-	return func(_ context.Context, current runtime.Object) (runtime.Object, error) {
-		live := current
-		if live == nil {
-			live = p.s.Kind.New()
-			if m, err := accessor(live); err == nil {
-				m.SetName(p.r.Info.Name)
-				m.SetNamespace(p.r.Info.Namespace)
-			}
-		}
-		var obj runtime.Object
-		var err error
-		if m := p.s.Managed[p.r.Info.Subresource]; p.r.Sub != nil && p.r.Sub.Write != nil {
-			obj, err = m.ApplyScale(live, p.r.Sub, want.DeepCopy(), p.manager, force)
-		} else {
-			obj, err = m.Apply(live, want.DeepCopy(), p.manager, force)
-		}
-		if err != nil {
-			var status apierrors.APIStatus
-			if errors.As(err, &status) {
-				return nil, err
-			}
-			return nil, &apierrors.StatusError{ErrStatus: *wire.StatusOf(err)} // as upstream: in the merge's own words
-		}
-		if obj == nil { // nothing changes
-			return current, nil
-		}
-		return obj, nil
-	}, nil
 }
 
 // newOf makes an empty object of a registered type.

@@ -12,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apiserver/pkg/authentication/user"
 	apirequest "k8s.io/apiserver/pkg/endpoints/request"
 
@@ -72,7 +71,8 @@ type Request struct {
 	// Marks are the moments at which the stages of this request ended.
 	Marks Marks
 
-	query url.Values
+	query  url.Values
+	warned warnings
 }
 
 // Marks are the moments between the stages of a request.
@@ -93,24 +93,6 @@ func (r *Request) Query() url.Values {
 }
 
 var noQuery = url.Values{} // never written to
-
-// Warn adds a Warning header (RFC 7234, code 299) to the answer.
-func (r *Request) Warn(text string) {
-	if len(text) > 4096 {
-		text = text[:4096]
-	}
-	if h, err := utilnet.NewWarningHeader(299, "-", text); err == nil {
-		for _, have := range r.Writer.Header()["Warning"] {
-			if have == h {
-				return
-			}
-		}
-		r.Writer.Header().Add("Warning", h)
-	}
-}
-
-// AddWarning implements k8s.io/apiserver/pkg/warning.Recorder for admission and kinds.
-func (r *Request) AddWarning(_, text string) { r.Warn(text) }
 
 // Answer is what a verb has to say. Exactly one of Stored, Object and List is set, or none when the verb has written
 // the answer itself.
