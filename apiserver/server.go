@@ -80,7 +80,10 @@ func New(c Config) (*Server, error) {
 
 // Handler is the whole request path, for requests whose sender is still to be authenticated.
 func (s *Server) Handler() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, nil) })
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		roomyStack()
+		s.serve(w, r, nil)
+	})
 }
 
 // Handle serves a path and all below it by h, behind authentication and authorization as a path without a resource.

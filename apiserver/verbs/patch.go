@@ -356,45 +356,56 @@ func (p *patcher) strategicPatch(data []byte) (nextFunc, error) {
 	if err := p.warnOrFailPatch("strategic patch", strict); err != nil { // duplicate keys
 		return nil, err
 	}
-	meta, err := strategicpatch.NewPatchMetaFromStruct(p.fresh())
-	if err != nil {
-		return nil, apierrors.NewInternalError(err)
-	}
 	return func(_ context.Context, current runtime.Object) (runtime.Object, error) {
 		view, err := p.view(current)
 		if err != nil {
 			return nil, err
 		}
-		part := view
-		fields, partial := touched(view, patch)
-		if partial {
-			part = only(view, fields)
-		}
-		doc, err := runtime.DefaultUnstructuredConverter.ToUnstructured(part)
-		if err != nil {
-			return nil, apierrors.NewInternalError(err)
-		}
-		merged, err := mergeStrategically(doc, runtime.DeepCopyJSON(patch), meta)
-		if err != nil {
-			return nil, patchError(err)
-		}
-		obj := p.fresh()
-		err = runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(merged, obj, p.directive != metav1.FieldValidationIgnore)
-		if err != nil {
-			strict, ok := runtime.AsStrictDecodingError(err)
-			if !ok {
-				return nil, apierrors.NewInvalid(p.gvk().GroupKind(), p.r.Info.Name, field.ErrorList{field.Invalid(field.NewPath("patch"), fmt.Sprintf("%+v", patch), err.Error())})
-			}
-			if err := p.warnOrFail(strict.Errors()); err != nil {
+		obj := view.DeepCopyObject()
+		if !mergeInto(obj, patch) {
+			if obj, err = p.mergeLoosely(view, patch); err != nil {
 				return nil, err
 			}
-		}
-		if partial {
-			obj = replaced(view, obj, fields)
 		}
 		obj.GetObjectKind().SetGroupVersionKind(p.gvk())
 		return p.finish(current, obj)
 	}, nil
+}
+
+// mergeLoosely merges patch into a copy of view by the general machinery.
+func (p *patcher) mergeLoosely(view runtime.Object, patch map[string]any) (runtime.Object, error) {
+	meta, err := strategicpatch.NewPatchMetaFromStruct(p.fresh())
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	part := view
+	fields, partial := touched(view, patch)
+	if partial {
+		part = only(view, fields)
+	}
+	doc, err := runtime.DefaultUnstructuredConverter.ToUnstructured(part)
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	merged, err := mergeStrategically(doc, runtime.DeepCopyJSON(patch), meta)
+	if err != nil {
+		return nil, patchError(err)
+	}
+	obj := p.fresh()
+	err = runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(merged, obj, p.directive != metav1.FieldValidationIgnore)
+	if err != nil {
+		strict, ok := runtime.AsStrictDecodingError(err)
+		if !ok {
+			return nil, apierrors.NewInvalid(p.gvk().GroupKind(), p.r.Info.Name, field.ErrorList{field.Invalid(field.NewPath("patch"), fmt.Sprintf("%+v", patch), err.Error())})
+		}
+		if err := p.warnOrFail(strict.Errors()); err != nil {
+			return nil, err
+		}
+	}
+	if partial {
+		obj = replaced(view, obj, fields)
+	}
+	return obj, nil
 }
 
 // mergeStrategically makes an error of the library's panics: it takes the elements of a list without keys for strings or numbers.
