@@ -18,7 +18,7 @@ import (
 // mergeInto merges patch into obj. If it says false, obj is in no defined state.
 func mergeInto(obj runtime.Object, patch map[string]any) bool {
 	v := reflect.ValueOf(obj)
-	return v.Kind() == reflect.Pointer && v.Elem().Kind() == reflect.Struct && mergeStruct(v.Elem(), patch)
+	return v.Kind() == reflect.Pointer && v.Elem().Kind() == reflect.Struct && mergeStruct(v.Elem(), patch, false)
 }
 
 // mergePlan is what merging needs to know of a struct type. Immutable.
@@ -75,11 +75,12 @@ func (p *mergePlan) add(t reflect.Type, index []int) bool {
 	return true
 }
 
-func mergeStruct(v reflect.Value, patch map[string]any) bool {
+// mergeStruct merges patch into v. made says that v is a part of a new item of a list: there a null in a map need not mean that nothing is there.
+func mergeStruct(v reflect.Value, patch map[string]any, made bool) bool {
 	plan := mergePlanOf(v.Type())
 	for name, value := range patch {
 		f, ok := plan.fields[name] // directives are no fields
-		if !ok || !mergeValue(v.FieldByIndex(f.index), value, f) {
+		if !ok || !mergeValue(v.FieldByIndex(f.index), value, f, made) {
 			return false
 		}
 	}
@@ -87,7 +88,7 @@ func mergeStruct(v reflect.Value, patch map[string]any) bool {
 }
 
 // mergeValue merges value into v, which is settable.
-func mergeValue(v reflect.Value, value any, f mergeField) bool {
+func mergeValue(v reflect.Value, value any, f mergeField, made bool) bool {
 	if value == nil {
 		v.SetZero()
 		return true
@@ -101,16 +102,16 @@ func mergeValue(v reflect.Value, value any, f mergeField) bool {
 		if v.IsNil() || t.Elem().Kind() != reflect.Struct {
 			v.Set(reflect.New(t.Elem()))
 		}
-		return mergeValue(v.Elem(), value, f)
+		return mergeValue(v.Elem(), value, f, made)
 	case reflect.Struct:
 		m, ok := value.(map[string]any)
-		return ok && !f.whole && mergeStruct(v, m)
+		return ok && !f.whole && mergeStruct(v, m, made)
 	case reflect.Map:
 		m, ok := value.(map[string]any)
-		return ok && !f.whole && mergeMap(v, m)
+		return ok && !f.whole && mergeMap(v, m, made)
 	case reflect.Slice:
 		items, ok := value.([]any)
-		return ok && mergeList(v, items, f)
+		return ok && mergeList(v, items, f, made)
 	case reflect.String:
 		s, ok := value.(string)
 		if ok {
@@ -152,7 +153,7 @@ func readJSON(v reflect.Value, value any) bool {
 	return true
 }
 
-func mergeMap(v reflect.Value, patch map[string]any) bool {
+func mergeMap(v reflect.Value, patch map[string]any, made bool) bool {
 	t := v.Type()
 	if t.Key().Kind() != reflect.String || t.Elem().Kind() == reflect.Map || t.Elem().Kind() == reflect.Slice || t.Elem().Kind() == reflect.Pointer ||
 		t.Elem().Kind() == reflect.Struct && !reflect.PointerTo(t.Elem()).Implements(jsonReader) {
@@ -166,12 +167,15 @@ func mergeMap(v reflect.Value, patch map[string]any) bool {
 			return false
 		}
 		key := reflect.ValueOf(name).Convert(t.Key())
+		if value == nil && made {
+			return false
+		}
 		if value == nil {
 			v.SetMapIndex(key, reflect.Value{})
 			continue
 		}
 		item := reflect.New(t.Elem()).Elem()
-		if !mergeValue(item, value, mergeField{}) {
+		if !mergeValue(item, value, mergeField{}, made) {
 			return false
 		}
 		v.SetMapIndex(key, item)
@@ -179,7 +183,7 @@ func mergeMap(v reflect.Value, patch map[string]any) bool {
 	return true
 }
 
-func mergeList(v reflect.Value, patch []any, f mergeField) bool {
+func mergeList(v reflect.Value, patch []any, f mergeField, made bool) bool {
 	t := v.Type()
 	kind := t.Elem().Kind()
 	if kind == reflect.Uint8 || kind == reflect.Slice || kind == reflect.Map || kind == reflect.Pointer || slices.Contains(patch, nil) {
@@ -191,7 +195,7 @@ func mergeList(v reflect.Value, patch []any, f mergeField) bool {
 		}
 		out := reflect.MakeSlice(t, len(patch), len(patch))
 		for i, value := range patch {
-			if !mergeValue(out.Index(i), value, mergeField{}) {
+			if !mergeValue(out.Index(i), value, mergeField{}, true) {
 				return false
 			}
 		}
@@ -254,7 +258,7 @@ func mergeItems(v reflect.Value, patch []any, key string) bool {
 			continue
 		}
 		at[j], patched[i] = i, true
-		if !mergeStruct(v.Index(i), value.(map[string]any)) {
+		if !mergeStruct(v.Index(i), value.(map[string]any), false) {
 			return false
 		}
 	}
@@ -276,7 +280,7 @@ func mergeItems(v reflect.Value, patch []any, key string) bool {
 			j++
 		default:
 			item := reflect.New(v.Type().Elem()).Elem()
-			if !mergeStruct(item, patch[j].(map[string]any)) {
+			if !mergeStruct(item, patch[j].(map[string]any), true) {
 				return false
 			}
 			out = reflect.Append(out, item)
