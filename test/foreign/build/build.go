@@ -7,7 +7,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -81,11 +83,6 @@ func Ensure(name string) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("make the programs' folder: %w", err)
 	}
-	unlock, err := lock(filepath.Join(dir, "lock"))
-	if err != nil {
-		return "", err
-	}
-	defer unlock()
 	path := filepath.Join(dir, name)
 	return path, Programs[i].ensure(filepath.Join(root, "test", "foreign"), path)
 }
@@ -101,10 +98,19 @@ func (p Program) ensure(foreign, to string) error {
 	if err != nil {
 		return err
 	}
-	stamp := to + ".from"
-	was, _ := os.ReadFile(stamp)
-	if _, err := os.Stat(to); err == nil && string(was) == digest {
+	if isBuilt(to, digest) { // without the lock: others may be building other programs for half an hour
 		return nil
+	}
+	unlock, err := lock(filepath.Join(filepath.Dir(to), "lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if isBuilt(to, digest) { // while we waited
+		return nil
+	}
+	if err := os.Remove(stampOf(to)); err != nil && !errors.Is(err, fs.ErrNotExist) { // it is of a program that is about to be overwritten
+		return fmt.Errorf("take away the stamp of the %s before: %w", p.Name, err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), buildTimeout)
 	defer cancel()
@@ -114,7 +120,19 @@ func (p Program) ensure(foreign, to string) error {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build %s: %w: %s", p.Name, err, out)
 	}
-	return os.WriteFile(stamp, []byte(digest), 0o644)
+	return os.WriteFile(stampOf(to), []byte(digest), 0o644)
+}
+
+// stampOf is the file that says from what a program was built. It is there only while the program is whole.
+func stampOf(program string) string { return program + ".from" }
+
+func isBuilt(program, digest string) bool {
+	was, err := os.ReadFile(stampOf(program))
+	if err != nil || string(was) != digest {
+		return false
+	}
+	_, err = os.Stat(program)
+	return err == nil
 }
 
 // buildTimeout is for a machine that has compiled nothing yet and is busy.
