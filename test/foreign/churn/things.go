@@ -33,14 +33,24 @@ func (t *turn) removeVolumes(ctx context.Context, class string) {
 	_ = t.Kube.CoreV1().PersistentVolumes().DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: "churn=" + class})
 }
 
+// makeClaim makes a claim named data, of the volumes of a class.
+func (t *turn) makeClaim(ctx context.Context, class string) error {
+	_, err := t.Kube.CoreV1().PersistentVolumeClaims(t.ns).Create(ctx, &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: "data"}, Spec: claimSpec(class)}, metav1.CreateOptions{})
+	return err
+}
+
+// claimedVolumes are of the claim.
+func claimedVolumes() []corev1.Volume {
+	return []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}}}
+}
+
 // volume is bound to a claim, is released when the claim goes, and goes itself.
 func (t *turn) volume(ctx context.Context) error {
 	if err := t.makeVolume(ctx, t.ns, t.ns); err != nil {
 		return err
 	}
 	defer t.removeVolumes(ctx, t.ns)
-	claims := t.Kube.CoreV1().PersistentVolumeClaims(t.ns)
-	if _, err := claims.Create(ctx, &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: "data"}, Spec: claimSpec(t.ns)}, metav1.CreateOptions{}); err != nil {
+	if err := t.makeClaim(ctx, t.ns); err != nil {
 		return err
 	}
 	phase := func(want corev1.PersistentVolumePhase) error {
@@ -52,7 +62,7 @@ func (t *turn) volume(ctx context.Context) error {
 	if err := phase(corev1.VolumeBound); err != nil {
 		return err
 	}
-	if err := claims.Delete(ctx, "data", metav1.DeleteOptions{}); err != nil {
+	if err := t.Kube.CoreV1().PersistentVolumeClaims(t.ns).Delete(ctx, "data", metav1.DeleteOptions{}); err != nil {
 		return err
 	}
 	if err := phase(corev1.VolumeReleased); err != nil {
@@ -79,11 +89,11 @@ func (t *turn) lateVolume(ctx context.Context) error {
 		return err
 	}
 	defer t.removeVolumes(ctx, t.ns)
-	if _, err := t.Kube.CoreV1().PersistentVolumeClaims(t.ns).Create(ctx, &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: "data"}, Spec: claimSpec(t.ns)}, metav1.CreateOptions{}); err != nil {
+	if err := t.makeClaim(ctx, t.ns); err != nil {
 		return err
 	}
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "user", Labels: labels("user")}, Spec: podSpec()}
-	pod.Spec.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}}}
+	pod.Spec.Volumes = claimedVolumes()
 	if _, err := t.Kube.CoreV1().Pods(t.ns).Create(ctx, pod, metav1.CreateOptions{}); err != nil {
 		return err
 	}
@@ -234,14 +244,22 @@ func (t *turn) owner(ctx context.Context) error {
 	})
 }
 
-// node comes with pods on it and goes; its pods are collected.
+// node comes with a pod on it and goes; the pod, which outlives its node and has a claim until then, is collected.
 func (t *turn) node(ctx context.Context) error {
 	name := t.ns + "-n"
 	if err := t.Nodes.Add(ctx, name); err != nil {
 		return err
 	}
 	defer t.Nodes.Remove(ctx, name)
+	if err := t.makeVolume(ctx, t.ns, t.ns); err != nil {
+		return err
+	}
+	defer t.removeVolumes(ctx, t.ns)
+	if err := t.makeClaim(ctx, t.ns); err != nil {
+		return err
+	}
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "there", Labels: labels("there")}, Spec: podSpec()}
+	pod.Spec.Volumes = claimedVolumes()
 	pod.Spec.NodeSelector = map[string]string{corev1.LabelHostname: name}
 	if _, err := t.Kube.CoreV1().Pods(t.ns).Create(ctx, pod, metav1.CreateOptions{}); err != nil {
 		return err
@@ -258,10 +276,18 @@ func (t *turn) node(ctx context.Context) error {
 	if err := t.Nodes.Remove(ctx, name); err != nil {
 		return err
 	}
-	return t.until(ctx, "the pod of a node that is gone to be collected", func(ctx context.Context) (bool, error) {
+	if err := t.until(ctx, "the pod of a node that is gone to be collected", func(ctx context.Context) (bool, error) {
 		_, err := t.Kube.CoreV1().Pods(t.ns).Get(ctx, "there", metav1.GetOptions{})
 		return err != nil, ignoreNotFound(err)
-	})
+	}); err != nil {
+		return err
+	}
+	// The scheduler goes through its books of claims only for a further pod, and upstream's has none left of a node that is gone.
+	after := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "after", Labels: labels("after")}, Spec: podSpec()}
+	if _, err := t.Kube.CoreV1().Pods(t.ns).Create(ctx, after, metav1.CreateOptions{}); err != nil {
+		return err
+	}
+	return t.untilPods(ctx, "app=after", 1)
 }
 
 // taint drives a pod off its node.

@@ -45,6 +45,7 @@ var varying = []struct {
 	{regexp.MustCompile(`(\b[a-z0-9.]+ \\?")[^"\\]+(\\?" (is forbidden|not found))`), "${1}NAME${2}"},
 	{regexp.MustCompile(`(fulfilled on \S+ \\?")[^"\\]+(\\?": the object has been modified)`), "${1}NAME${2}"},
 	{regexp.MustCompile(`\b(PVC|Job|CronJob|key|node|claim) \\?"?[-a-z0-9./]+\\?"? (failed|not found|is forbidden)`), "$1 NAME $2"},
+	{regexp.MustCompile(`\bPVC [^ /]+/[^ /]+ had `), "PVC NAME/NAME had "},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\d[T ][0-9:.]+( ?[-+]\d{4})?( ?[A-Z]{1,4})?( m=[-+0-9.]+)?`), "TIME"},
 	{regexp.MustCompile(`\b[0-9.]+(ns|µs|ms|s|m|h)\b`), "DURATION"},
 	{regexp.MustCompile(`\b[a-z][-a-z0-9.]*-[a-z0-9]*\d[-a-z0-9]*\b`), "NAME"},

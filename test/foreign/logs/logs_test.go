@@ -11,6 +11,7 @@ func TestWhatVariesIsTakenOut(t *testing.T) {
 			`"Error syncing" logger="x" item="churn-2/db-0" err="Operation cannot be fulfilled on replicasets.apps \"web-5c8b9d7f48\": the object has been modified"`},
 		{`"x" err="Operation cannot be fulfilled on persistentvolumeclaims \"data\": the object has been modified; try"`, `"x" err="Operation cannot be fulfilled on persistentvolumeclaims \"data-db-2\": the object has been modified; try"`},
 		{`events \"kept-56959b45c4-jjxc7.18ebdc0a3f1100c7\" is forbidden`, `events \"kept-56959b45c4-aaxc8.28ebdc0a3f1100c7\" is forbidden`},
+		{`"books" err="PVC churn-0b6d9a8e/data had negative ref count -1" pod="churn-0b6d9a8e/after"`, `"books" err="PVC churn-1b6d9a8f/data-db-2 had negative ref count -2" pod="churn-1b6d9a8f/x"`},
 		{`failed after 1.203s at 2026-11-27 08:00:00.1 +0000 UTC m=+12.3: dial tcp 192.168.49.1:6443`, `failed after 12ms at 2026-11-27 09:00:00.12 +0000 UTC m=+1.3: dial tcp 192.168.49.1:7443`},
 		{`pod 0b6d9a8e-9a55-4b1e-a5a6-0123456789ab is gone`, `pod 1b6d9a8e-9a55-4b1e-a5a6-0123456789ab is gone`},
 	} {
