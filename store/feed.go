@@ -14,6 +14,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/metadata"
 
+	"wherry.dev/wherry/store/share"
 	"wherry.dev/wherry/store/watchcache"
 )
 
@@ -100,8 +101,11 @@ func (r *resource) decodeAll(ctx context.Context, kvs []*mvccpb.KeyValue, broken
 	var wg sync.WaitGroup
 	for w := range workers {
 		wg.Go(func() {
-			for i := w; i < len(kvs); i += workers {
-				out[i] = r.decodeOrSkip(ctx, kvs[i], broken)
+			var before *Object // each worker has a stretch of the keys, where neighbours are alike
+			for i := w * len(kvs) / workers; i < (w+1)*len(kvs)/workers; i++ {
+				if out[i] = r.decodeOrSkip(ctx, kvs[i], broken, before); out[i] != nil {
+					before = out[i]
+				}
 			}
 		})
 	}
@@ -116,8 +120,8 @@ func (r *resource) decodeAll(ctx context.Context, kvs []*mvccpb.KeyValue, broken
 }
 
 // decodeOrSkip returns the object of one value: the one this process wrote, or else a decoded one. What cannot be decoded is said loudly and is missing from lists; reading it by name is
-// an error, so that nobody takes it for absent.
-func (r *resource) decodeOrSkip(ctx context.Context, kv *mvccpb.KeyValue, broken *unreadable) *Object {
+// an error, so that nobody takes it for absent. What is decoded shares with like, if that is not nil.
+func (r *resource) decodeOrSkip(ctx context.Context, kv *mvccpb.KeyValue, broken *unreadable, like *Object) *Object {
 	key := strings.TrimPrefix(string(kv.Key), r.prefix)
 	if o := r.own.take(key, kv.ModRevision, kv.Value); o != nil {
 		return o
@@ -133,6 +137,11 @@ func (r *resource) decodeOrSkip(ctx context.Context, kv *mvccpb.KeyValue, broken
 		return nil
 	}
 	broken.clear(key)
+	if like != nil {
+		share.With(o.Object, like.Object)
+	} else {
+		r.share(o.Object, key, r.cache.Get(key))
+	}
 	return o
 }
 
@@ -142,8 +151,8 @@ func (r *resource) decode(ctx context.Context, kv *mvccpb.KeyValue) (*Object, er
 	if err != nil {
 		return nil, err
 	}
-	return &Object{Key: strings.TrimPrefix(string(kv.Key), r.prefix), Revision: kv.ModRevision, Object: obj, Memo: &Memo{},
-		size: size, lease: clientv3.LeaseID(kv.Lease), stale: stale}, nil
+	o := newObject(Object{Key: strings.TrimPrefix(string(kv.Key), r.prefix), Revision: kv.ModRevision, Object: obj, size: size, lease: clientv3.LeaseID(kv.Lease), stale: stale})
+	return o, nil
 }
 
 // follow applies etcd's changes until the watch ends, and says why it did. The first time it watches from now on, and reads
@@ -237,7 +246,7 @@ func (r *resource) apply(ctx context.Context, events []*clientv3.Event) error {
 		if e.Type == mvccpb.Event_PUT {
 			broken := r.broken.Load()
 			before := broken.of(key)
-			if u.Object = r.decodeOrSkip(ctx, e.Kv, broken); u.Object == nil && before == nil && isSealed(broken.of(key)) {
+			if u.Object = r.decodeOrSkip(ctx, e.Kv, broken, nil); u.Object == nil && before == nil && isSealed(broken.of(key)) {
 				return errSealed // nobody may see it as deleted, or miss it
 			}
 		}

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/runtime"
 
+	"wherry.dev/wherry/store/share"
 	"wherry.dev/wherry/store/watchcache"
 )
 
@@ -66,7 +67,27 @@ func newResource(s *Store, c ResourceConfig) *resource {
 
 // departed is o as a deletion at revision shows it.
 func departed(o *Object, revision int64) *Object {
-	return &Object{Key: o.Key, Revision: revision, Object: withRevision(o.Object, revision), Memo: &Memo{}, size: o.size}
+	return newObject(Object{Key: o.Key, Revision: revision, Object: withRevision(o.Object, revision), size: o.size})
+}
+
+// newObject is o with a memo of its own.
+func newObject(o Object) *Object {
+	both := &struct {
+		Object
+		memo Memo
+	}{Object: o}
+	both.Memo = &both.memo
+	return &both.Object
+}
+
+// share lets obj, which the store has taken over, refer to what it has in common with the object that it replaces, nil for none, and with its neighbour.
+func (r *resource) share(obj runtime.Object, key string, current *Object) {
+	if current != nil {
+		share.With(obj, current.Object)
+	}
+	if near := r.cache.Near(key); near != nil {
+		share.With(obj, near.Object)
+	}
 }
 
 // key returns the key below the prefix. A name that would lead elsewhere is refused in upstream's words.
@@ -301,7 +322,8 @@ func (r *resource) prepare(ctx context.Context, key string, obj runtime.Object, 
 		}
 	}
 	r.codec.settle(obj)
-	return &ownWrite{key: key, value: stored, object: &Object{Key: key, Object: obj, Memo: &Memo{}, size: len(plain), lease: lease}}, nil
+	r.share(obj, key, nil)
+	return &ownWrite{key: key, value: stored, object: newObject(Object{Key: key, Object: obj, size: len(plain), lease: lease})}, nil
 }
 
 // write puts or deletes w's key if it is at revision at (0: absent), and settles w. If it is not, done is false and met is
@@ -464,7 +486,8 @@ func (r *resource) decide(ctx context.Context, key, name string, p *Precondition
 		}
 	}
 	r.codec.settle(obj)
-	return &ownWrite{key: key, value: stored, object: &Object{Key: current.Key, Object: obj, Memo: &Memo{}, size: len(plain), lease: lease}}, nil
+	r.share(obj, key, current)
+	return &ownWrite{key: key, value: stored, object: newObject(Object{Key: current.Key, Object: obj, size: len(plain), lease: lease})}, nil
 }
 
 // same says whether current encodes to plain.

@@ -22,7 +22,8 @@ import (
 // Limits bound what the cache keeps besides the objects themselves. Zero fields take the defaults.
 type Limits struct {
 	// Changes and Bytes bound the recent changes kept for watches that resume (defaults 65,536 and 48 MiB of encoded
-	// objects); Age is when even fewer are dropped (default 2 minutes), down to Keep (default 128).
+	// objects); Age is when even fewer are dropped, down to Keep (default 128). It is 75 seconds by default, as upstream's:
+	// whoever asks for bookmarks has a place that is younger.
 	Changes int
 	Bytes   int
 	Age     time.Duration
@@ -102,7 +103,7 @@ func New[T any](c Config[T]) *Cache[T] {
 	for _, d := range []struct {
 		field *time.Duration
 		value time.Duration
-	}{{&l.Age, 2 * time.Minute}, {&l.Bookmarks, time.Minute}, {&l.SnapshotAge, 5 * time.Minute}} {
+	}{{&l.Age, 75 * time.Second}, {&l.Bookmarks, time.Minute}, {&l.SnapshotAge, 5 * time.Minute}} {
 		if *d.field == 0 {
 			*d.field = d.value
 		}
@@ -271,6 +272,36 @@ func (c *Cache[T]) Get(key string) *T {
 	return e.obj
 }
 
+// Near returns the object whose key, before or after the given one, begins most like it: neighbours are mostly alike. Nil when there is no other.
+func (c *Cache[T]) Near(key string) *T {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	var before, after entry[T]
+	c.tree.AscendGreaterOrEqual(entry[T]{key: key}, func(e entry[T]) bool { after = e; return e.key == key })
+	c.tree.DescendLessOrEqual(entry[T]{key: key}, func(e entry[T]) bool { before = e; return e.key == key })
+	if after.key == key {
+		after = entry[T]{}
+	}
+	if before.key == key {
+		before = entry[T]{}
+	}
+	if before.obj == nil || after.obj != nil && alike(after.key, key) > alike(before.key, key) {
+		return after.obj
+	}
+	return before.obj
+}
+
+// alike is how many bytes a and b have in common at their beginning.
+func alike(a, b string) int {
+	n := min(len(a), len(b))
+	for i := range n {
+		if a[i] != b[i] {
+			return i
+		}
+	}
+	return n
+}
+
 // Len is the number of objects.
 func (c *Cache[T]) Len() int {
 	c.mu.RLock()
@@ -298,17 +329,29 @@ func (c *Cache[T]) Close() {
 	}
 }
 
-// schedule arms the timer that drops what is too old, when there is something to drop. Callers hold mu.
+// schedule arms the timer that drops what is too old for when that is, when there is something to drop. Callers hold mu.
 func (c *Cache[T]) schedule() {
-	if c.trim != nil || c.closed || c.recent.len() <= c.c.Limits.Keep && len(c.retained) == 0 {
+	spare := c.recent.len() > c.c.Limits.Keep
+	if c.trim != nil || c.closed || !spare && len(c.retained) == 0 {
 		return
 	}
-	c.trim = time.AfterFunc(c.c.Limits.Age, func() {
+	age := c.c.Limits.Age
+	var due time.Time
+	if spare {
+		due = c.recent.oldest().Add(age)
+	}
+	if len(c.retained) > 0 {
+		if t := c.retained[0].used.Add(c.c.Limits.SnapshotAge); !spare || t.Before(due) {
+			due = t
+		}
+	}
+	// Not for each change: what came within an eighth of the age goes together.
+	c.trim = time.AfterFunc(max(time.Until(due), age/8), func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.trim = nil
 		now := time.Now()
-		c.recent.expire(now.Add(-c.c.Limits.Age), c.c.Limits.Keep)
+		c.recent.expire(now.Add(-age), c.c.Limits.Keep)
 		for len(c.retained) > 0 && now.Sub(c.retained[0].used) >= c.c.Limits.SnapshotAge {
 			c.release(0)
 		}

@@ -201,11 +201,12 @@ func TestRecentBounds(t *testing.T) {
 			r := c.Revision() + 1
 			key := fmt.Sprint(i % 7)
 			c.Apply([]Update[thing]{{key, r, &thing{key: key, revision: r, ballast: make([]byte, 1<<12)}}})
+			time.Sleep(time.Millisecond)
 		}
 		if n := c.recent.len(); n != 1<<20>>12 {
 			t.Errorf("%d changes of 4 KiB within 1 MiB", n)
 		}
-		time.Sleep(3 * time.Minute)
+		time.Sleep(time.Minute + time.Minute/8)
 		synctest.Wait()
 		if n, room := c.recent.len(), cap(c.recent.buf); n != 10 || room > 64 {
 			t.Errorf("%d changes in room for %d after a quiet time", n, room)
@@ -496,5 +497,33 @@ func BenchmarkDispatch(b *testing.B) {
 				put(c, "a/1", fmt.Sprint(i%1000))
 			}
 		})
+	}
+}
+
+// The neighbour is the one whose key begins most like the key, never the object itself.
+func TestNear(t *testing.T) {
+	c := newCache(Limits{})
+	c.Reset(nil, 1)
+	defer c.Close()
+	if c.Near("a") != nil {
+		t.Error("an empty cache has no neighbours")
+	}
+	put(c, "a/web-1", "")
+	if c.Near("a/web-1") != nil {
+		t.Error("an object is not its own neighbour")
+	}
+	put(c, "a/web-3", "")
+	put(c, "b/api-1", "")
+	for key, want := range map[string]string{
+		"a/web-0": "a/web-1", // the first
+		"a/web-1": "a/web-3", // there itself
+		"a/web-2": "a/web-1", // as like the one as the other
+		"a/web-4": "a/web-3",
+		"b/api-0": "b/api-1", // more like what follows
+		"c":       "b/api-1",
+	} {
+		if got := c.Near(key); got == nil || got.key != want {
+			t.Errorf("near %s is %v, want %s", key, got, want)
+		}
 	}
 }

@@ -46,9 +46,12 @@ func (r *ring[T]) push(c *Change[T], l Limits) {
 	}
 }
 
-// expire drops what is older than t, but for the last keep changes.
+// oldest is when the first change came; there must be one.
+func (r *ring[T]) oldest() time.Time { return r.buf[r.head].at }
+
+// expire drops what is as old as t or older, but for the last keep changes.
 func (r *ring[T]) expire(t time.Time, keep int) {
-	for r.len() > keep && r.buf[r.head].at.Before(t) {
+	for r.len() > keep && !r.oldest().After(t) {
 		r.pop()
 	}
 	if r.len() < cap(r.buf)/4 { // give the memory back after a storm
