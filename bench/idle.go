@@ -41,21 +41,24 @@ func MeasureIdle(ctx context.Context, pids []int, d time.Duration) ([]Idle, erro
 		if err != nil {
 			return nil, err
 		}
-		pss, private, err := memory(pid)
+		m, err := memory(pid)
 		if err != nil {
 			return nil, err
 		}
 		command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		fields := strings.Split(strings.TrimRight(string(command), "\x00"), "\x00")
-		out[i] = Idle{PID: pid, Command: strings.Join(fields[:min(2, len(fields))], " "), PSS: pss, Private: private, CPU: float64(t-before[i]) / float64(elapsed)}
+		out[i] = Idle{PID: pid, Command: strings.Join(fields[:min(2, len(fields))], " "), PSS: m.pss, Private: m.private, CPU: float64(t-before[i]) / float64(elapsed)}
 	}
 	return out, nil
 }
 
-func memory(pid int) (pss, private int64, err error) {
+// footprint is what a process takes, in bytes: its share of all that it has mapped, what nobody else has mapped, and what is no file's.
+type footprint struct{ pss, private, anonymous int64 }
+
+func memory(pid int) (m footprint, err error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 	if err != nil {
-		return 0, 0, fmt.Errorf("process %d: %w", pid, err)
+		return m, fmt.Errorf("process %d: %w", pid, err)
 	}
 	for line := range strings.Lines(string(b)) {
 		fields := strings.Fields(line)
@@ -65,10 +68,12 @@ func memory(pid int) (pss, private int64, err error) {
 		kb, _ := strconv.ParseInt(fields[1], 10, 64)
 		switch fields[0] {
 		case "Pss:":
-			pss += kb << 10
+			m.pss += kb << 10
 		case "Private_Clean:", "Private_Dirty:":
-			private += kb << 10
+			m.private += kb << 10
+		case "Anonymous:":
+			m.anonymous += kb << 10
 		}
 	}
-	return pss, private, nil
+	return m, nil
 }

@@ -24,7 +24,7 @@ func newBenchCommand() *cobra.Command {
 	flags := cmd.PersistentFlags()
 	flags.AddFlagSet(cmd.Flags())
 	flags.StringVar(&target.Encoding, "encoding", "protobuf", "of requests and answers: protobuf or json")
-	flags.IntSliceVar(&target.Servers, "server-pid", nil, "processes of the servers, on this machine, whose CPU time is measured as well (api and watch)")
+	flags.IntSliceVar(&target.Servers, "server-pid", nil, "processes of the servers, on this machine, whose CPU time is measured as well (api, watch and memory), and their memory (memory)")
 	flags.StringVar(&target.Image, "image", images.Sample.Name, "the workload's image, which must be Wherry's sample app")
 	flags.StringVarP(&output, "output", "o", "", "also write the results as JSON to this file (- for standard output, instead of the table)")
 
@@ -85,6 +85,17 @@ func newBenchCommand() *cobra.Command {
 	rolloutCommand.Flags().StringVar(&rollout.Node, "from-node", "", "node that the requests come from (default: any)")
 	rolloutCommand.Flags().DurationVar(&rollout.Timeout, "timeout", 5*time.Minute, "for all of it")
 
+	memory := bench.MemoryOptions{}
+	memoryCommand := &cobra.Command{Use: "memory", Short: "Memory of the servers' processes, full of pods and emptied again",
+		Long: "Memory of the servers' processes (--server-pid), full of pods and emptied again. The pods are bound to nodes that are not there: controllers, which would\ncollect them, must be switched off meanwhile.",
+		Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+			return run(cmd, func() ([]bench.Result, error) { return bench.Memory(cmd.Context(), target, memory) })
+		}}
+	memoryCommand.Flags().IntVar(&memory.Pods, "pods", 10000, "pods to create")
+	memoryCommand.Flags().IntVar(&memory.Workers, "workers", 16, "clients that create them")
+	memoryCommand.Flags().DurationVar(&memory.Settle, "settle", 30*time.Second, "rest before each measurement")
+	memoryCommand.Flags().DurationVar(&memory.After, "after", 5*time.Minute, "how long to follow the memory once the pods are gone")
+
 	var duration time.Duration
 	idleCommand := &cobra.Command{Use: "idle PID...", Short: "Memory and CPU of processes while nothing happens", Args: cobra.MinimumNArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
 		pids := make([]int, len(args))
@@ -103,7 +114,7 @@ func newBenchCommand() *cobra.Command {
 	}}
 	idleCommand.Flags().DurationVar(&duration, "for", time.Minute, "how long to watch")
 
-	cmd.AddCommand(apiCommand, watchCommand, scheduleCommand, podsCommand, rolloutCommand, idleCommand)
+	cmd.AddCommand(apiCommand, watchCommand, scheduleCommand, podsCommand, rolloutCommand, memoryCommand, idleCommand)
 	return cmd
 }
 
