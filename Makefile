@@ -83,7 +83,7 @@ $(B)/kubectl: go.mod $(wildcard cmd/kubectl/*.go)
 	@mkdir -p $(B)
 	CGO_ENABLED=0 go build $(GOFLAGS) -ldflags '$(KUBECTL_LDFLAGS)' -o $@ ./cmd/kubectl
 
-$(B)/containerd: go.mod $(wildcard cmd/containerd/*.go embedded/containerd/daemon/*.go)
+$(B)/containerd: go.mod $(wildcard cmd/containerd/*.go embedded/containerd/daemon/*.go internal/memory/*.go)
 	@mkdir -p $(B)
 	CGO_ENABLED=0 go build $(GOFLAGS) -ldflags '-s -w' -o $@ ./cmd/containerd
 

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"wherry.dev/wherry/client"
+	"wherry.dev/wherry/internal/memory"
 	"wherry.dev/wherry/kubelet/node"
 	"wherry.dev/wherry/pki"
 	"wherry.dev/wherry/trace"
@@ -24,7 +25,7 @@ import (
 // RunAgent joins a cluster as a node, with the token at the first start and with the node's own certificate from then on, and runs
 // the node's parts until ctx ends. ready is called once, when the node has joined.
 func RunAgent(ctx context.Context, a Agent, log *slog.Logger, ready func()) (err error) {
-	paceCollector()
+	memory.PaceCollector()
 	if err := a.Node.Check(); err != nil {
 		return err
 	}
@@ -55,7 +56,7 @@ func RunAgent(ctx context.Context, a Agent, log *slog.Logger, ready func()) (err
 		return err
 	}
 	p.run("client certificate", identity.Run)
-	p.run("memory", returnStartMemory)
+	p.run("memory", func(ctx context.Context) error { return memory.GiveBack(ctx, nil) })
 	config := rest.CopyConfig(identity.Config)
 	config.UserAgent = "wherry/" + a.Node.Name
 	set, err := client.Remote(config)

@@ -114,6 +114,13 @@ func (d *datastore) checkEncryption(ctx context.Context) error {
 	return nil
 }
 
+// forgetPages unmaps the database of an idle server.
+func (d *datastore) forgetPages() {
+	if d.embedded != nil {
+		d.embedded.ForgetPages()
+	}
+}
+
 // close ends what openDatastore began, in reverse.
 func (d *datastore) close() {
 	if d.Store != nil {

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"wherry.dev/wherry/internal/memory"
 	"wherry.dev/wherry/pki"
 	"wherry.dev/wherry/scheduler"
 )
@@ -19,7 +20,7 @@ import (
 // RunServer runs a server until ctx ends or a part of it ends. ready is called once, when the API is served and its own
 // parts run; the node follows a moment later. Containers, and the containerd that holds them, outlive it.
 func RunServer(ctx context.Context, s Server, log *slog.Logger, ready func()) (err error) {
-	paceCollector()
+	memory.PaceCollector()
 	if err := s.Node.Check(); err != nil {
 		return err
 	}
@@ -70,7 +71,7 @@ func RunServer(ctx context.Context, s Server, log *slog.Logger, ready func()) (e
 		})
 	}
 	p.run("certificate renewal", plane.renewCertificates)
-	p.run("memory", returnStartMemory)
+	p.run("memory", func(ctx context.Context) error { return memory.GiveBack(ctx, plane.store.forgetPages) })
 	if ready != nil {
 		ready()
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -11,6 +12,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/storage/schema"
 	"golang.org/x/sys/unix"
+
+	"wherry.dev/wherry/internal/memory"
 )
 
 const (
@@ -158,6 +161,20 @@ func (e *Etcd) maintain(ctx context.Context, s size) error {
 	}
 	e.c.Log.Info("etcd takes writes again", "bytes", now.database, "quota", now.quota)
 	return nil
+}
+
+// ForgetPages unmaps what this process has mapped of the database: etcd has all of it mapped from the start. It stays in the page cache while there is room, and is
+// mapped again where it is read. The server must not be closed before it returns.
+func (e *Etcd) ForgetPages() {
+	select {
+	case <-e.Stopped():
+		return
+	default:
+	}
+	tx := e.server.Backend().ConcurrentReadTx()
+	tx.RLock()
+	defer tx.RUnlock() // until then the database can be neither closed nor replaced, and its mapping is where it is
+	memory.ForgetFile(filepath.Join(e.c.Dir, "member", "snap", "db"))
 }
 
 // dropHistory compacts up to now, and returns when what that freed is counted as free.

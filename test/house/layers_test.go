@@ -46,14 +46,15 @@ var layers = map[string][]string{
 	"network/cni":       {"network/nft"}, // a small program of its own: nothing that makes its start slow
 	"network/routes":    {"client", "lifecycle", "network/nft"},
 
-	"embedded/*": {},
+	"embedded/*": {"internal/memory"},
 	"bench":      {"api"}, // measures any Kubernetes, so it knows nothing of this one
 
-	"cluster": {"api", "apiserver", "client", "controllers", "dns", "embedded", "kubelet", "lifecycle", "network", "pki", "proxy", "scheduler", "store", "trace"},
+	"cluster": {"api", "apiserver", "client", "controllers", "dns", "embedded", "internal/memory", "kubelet", "lifecycle", "network", "pki", "proxy", "scheduler", "store", "trace"},
 	"cmd":     {"api", "bench", "cluster", "embedded", "network/cni", "pki", "trace"},
 
-	"internal": {},
-	"test":     {},
+	"internal":        {},
+	"internal/memory": {}, // what long-lived programs give back
+	"test":            {},
 }
 
 // area finds the entry of layers that holds a package.

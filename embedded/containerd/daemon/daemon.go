@@ -21,6 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/grpclog"
 
+	"wherry.dev/wherry/internal/memory"
+
 	// What a Kubernetes node needs of containerd, and no more: CRI over runc's shim on overlayfs. Each registers itself.
 	_ "github.com/containerd/containerd/api/types/runc/options"
 	_ "github.com/containerd/containerd/v2/core/metrics"
@@ -143,8 +145,7 @@ func serve(configFile string) error {
 		log.G(ctx).WithError(err).Warn("say that containerd is ready")
 	}
 	log.G(ctx).WithField("after", time.Since(began)).Info("containerd is ready")
-	<-ctx.Done()
-	return nil
+	return memory.GiveBack(ctx, nil)
 }
 
 // dumpStacks writes all stacks to the log at each SIGUSR1, for whoever looks for a deadlock.

@@ -1,7 +1,6 @@
-package cluster
+package memory
 
 import (
-	"context"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -10,21 +9,6 @@ import (
 	"syscall"
 	"time"
 )
-
-// startSettles is when a start's garbage is garbage: after the caches are filled and the first objects are written.
-const startSettles = 5 * time.Second
-
-// returnStartMemory gives the machine back what only the start needed. Once, so that an idle process stays idle.
-func returnStartMemory(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-time.After(startSettles):
-	}
-	debug.FreeOSMemory()
-	<-ctx.Done()
-	return nil
-}
 
 // The garbage collector runs when the heap has doubled, which a small heap under load does many times a second: a fifth of all the
 // work was collecting. So a busy process may make more garbage before it is collected, and an idle one goes back to little: how often
@@ -45,9 +29,9 @@ func gcPercent(interval time.Duration, live, garbage uint64) int {
 	return int(min(maxPercent, max(idlePercent, garbage*100/live)))
 }
 
-// paceCollector adapts the collector to what the process does, from now on, for the whole process. A start is busy. It does nothing where
+// PaceCollector adapts the collector to what the process does, from now on, for the whole process. A start is busy. It does nothing where
 // the user has decided, by the variable GOGC.
-var paceCollector = sync.OnceFunc(func() {
+var PaceCollector = sync.OnceFunc(func() {
 	if os.Getenv("GOGC") != "" {
 		return
 	}
@@ -58,8 +42,17 @@ var paceCollector = sync.OnceFunc(func() {
 	}
 	p := &pacer{last: time.Now(), percent: maxPercent, garbage: garbage}
 	debug.SetGCPercent(p.percent)
-	p.await()
+	eachCollection(p.collected)
 })
+
+// eachCollection calls f after each collection, which is when a thing that nobody knows is found, until it returns false.
+func eachCollection(f func() bool) {
+	runtime.AddCleanup(new([64]byte), func(f func() bool) {
+		if f() {
+			eachCollection(f)
+		}
+	}, f)
+}
 
 // pacer decides anew after each collection.
 type pacer struct {
@@ -68,20 +61,20 @@ type pacer struct {
 	garbage uint64
 }
 
-// await asks for a call after the next collection, which is when a thing that nobody knows is found.
-func (p *pacer) await() {
-	runtime.AddCleanup(new([64]byte), func(p *pacer) { p.collected() }, p)
-}
-
-func (p *pacer) collected() {
+func (p *pacer) collected() bool {
 	now := time.Now()
-	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
-	metrics.Read(live)
-	percent := gcPercent(now.Sub(p.last), live[0].Value.Uint64(), p.garbage)
+	percent := gcPercent(now.Sub(p.last), read("/gc/heap/live:bytes"), p.garbage)
 	p.last = now
 	if percent != p.percent {
 		p.percent = percent
 		debug.SetGCPercent(percent)
 	}
-	p.await()
+	return true
+}
+
+// read is the value of one of the runtime's metrics.
+func read(name string) uint64 {
+	sample := []metrics.Sample{{Name: name}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64()
 }
