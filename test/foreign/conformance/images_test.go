@@ -61,7 +61,7 @@ func suiteImages() ([]images.Image, error) {
 		{Refs: []string{repository + "nginx:1.27.0-2", repository + "nginx:1.28.0-2"}, Debian: []string{"nginx-light"}, Busybox: true,
 			Dirs: map[string]int64{"var/log/nginx": 0o755, "var/lib/nginx": 0o755, "run": 0o755},
 			Texts: map[string]string{
-				"etc/nginx/nginx.conf":            "worker_processes 1;\nerror_log /dev/stderr notice;\npid /run/nginx.pid;\nevents { worker_connections 128; }\nhttp { access_log /dev/stdout; server { listen 80; location / { root /usr/share/nginx/html; index index.html; } } }\n",
+				"etc/nginx/nginx.conf":            "user nobody nobody;\nworker_processes 1;\nerror_log /dev/stderr notice;\npid /run/nginx.pid;\nevents { worker_connections 128; }\nhttp { access_log /dev/stdout; server { listen 80; location / { root /usr/share/nginx/html; index index.html; } } }\n",
 				"usr/share/nginx/html/index.html": "<html><head><title>Welcome to nginx!</title></head><body><h1>Welcome to nginx!</h1></body></html>\n",
 			},
 			Config: images.Config{Cmd: []string{"nginx", "-g", "daemon off;"}, WorkingDir: "/", ExposedPorts: map[string]struct{}{"80/tcp": {}}, StopSignal: "SIGQUIT"}},
