@@ -253,6 +253,9 @@ func TestAdmissionPolicies(t *testing.T) {
 	}
 	until(t, "the policy changes objects", func() bool {
 		m, err := maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "m"}, Data: map[string]string{"a": ""}}, metav1.CreateOptions{})
+		if apierrors.IsServiceUnavailable(err) {
+			t.Fatalf("the policy has come, the schemas not yet: %v", err)
+		}
 		if err != nil {
 			t.Log(err)
 			return false

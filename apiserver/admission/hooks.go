@@ -32,6 +32,8 @@ type hooks struct {
 	// watched returns the informer of the objects that give the plugin work.
 	watched func(informers.SharedInformerFactory) cache.SharedIndexInformer
 	fresh   func() (admission.Interface, error)
+	// schemas says that the plugin works by the schemas that the server publishes.
+	schemas bool
 
 	synced atomic.Pointer[cache.DoneChecker] // done when count is right
 	count  atomic.Int64
@@ -43,6 +45,8 @@ type builtHooks struct {
 	mutating   admission.MutationInterface
 	validating admission.ValidationInterface
 	err        error
+	// schemas is closed once the plugin has asked for the list of schemas; nil where it wants none.
+	schemas <-chan struct{}
 }
 
 // reviewed are the kinds that webhooks and policies never see: asking somebody whether a question may be asked would stop
@@ -94,8 +98,13 @@ func (h *hooks) build(ctx context.Context, set *client.Set) *builtHooks {
 	if p, ok := plugin.(initializer.WantsExcludedAdmissionResources); ok {
 		p.SetExcludedAdmissionResources(reviewed)
 	}
+	b := &builtHooks{}
 	if p, ok := plugin.(initializer.WantsExternalKubeClientSet); ok {
-		p.SetExternalKubeClientSet(set.Kubernetes)
+		c := set.Kubernetes
+		if h.schemas {
+			c, b.schemas = newSchemaReader(c)
+		}
+		p.SetExternalKubeClientSet(c)
 	}
 	if p, ok := plugin.(initializer.WantsDynamicClient); ok {
 		p.SetDynamicClient(free)
@@ -121,7 +130,6 @@ func (h *hooks) build(ctx context.Context, set *client.Set) *builtHooks {
 		}
 	}
 	set.Informers.Start(ctx.Done()) // what nobody had asked for until now
-	b := &builtHooks{}
 	b.mutating, _ = plugin.(admission.MutationInterface)
 	b.validating, _ = plugin.(admission.ValidationInterface)
 	return b
@@ -145,6 +153,13 @@ func (h *hooks) working(ctx context.Context, a admission.Attributes) (*builtHook
 	b := h.built.Load()
 	if b.err != nil {
 		return nil, apierrors.NewInternalError(b.err)
+	}
+	if b.schemas != nil {
+		select {
+		case <-b.schemas:
+		case <-ctx.Done():
+			return nil, apierrors.NewServiceUnavailable("not yet ready to handle request: the server has not read its schemas yet")
+		}
 	}
 	return b, nil
 }

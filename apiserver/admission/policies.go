@@ -17,7 +17,8 @@ func newMutatingPolicies(a authorizer.UnconditionalAuthorizer) admission.Interfa
 		watched: func(f informers.SharedInformerFactory) cache.SharedIndexInformer {
 			return f.Admissionregistration().V1().MutatingAdmissionPolicyBindings().Informer()
 		},
-		fresh: func() (admission.Interface, error) { return mutating.NewPlugin(nil) }}}
+		fresh:   func() (admission.Interface, error) { return mutating.NewPlugin(nil) },
+		schemas: true}}
 }
 
 // newValidatingPolicies lets CEL rules of the cluster refuse objects (ValidatingAdmissionPolicy, KEP-3488).
