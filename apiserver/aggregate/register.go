@@ -94,7 +94,8 @@ func (a *Aggregator) register(ctx context.Context, name string, have *apiregistr
 	var err error
 	switch decide(want, have, put, a.atStart[name]) {
 	case create:
-		if err = a.rest.Post().Resource(resource.Resource).Body(want).Do(ctx).Error(); apierrors.IsAlreadyExists(err) {
+		// A copy: encoding sets the type for a moment, and KindsChanged compares meanwhile.
+		if err = a.rest.Post().Resource(resource.Resource).Body(want.DeepCopy()).Do(ctx).Error(); apierrors.IsAlreadyExists(err) {
 			err = nil // the informer will tell
 		}
 	case update:
