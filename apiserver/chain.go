@@ -144,10 +144,8 @@ func (s *Server) serve(rw http.ResponseWriter, hr *http.Request, identity user.I
 		return
 	}
 	served, act, err := s.route(r)
-	if served != nil {
-		for _, text := range served.Kind.Notices {
-			r.Warn(text)
-		}
+	if served != nil && len(served.Notices) > 0 {
+		s.deprecated(w, r, served)
 	}
 	if err != nil {
 		o.unknown = served == nil
@@ -334,6 +332,15 @@ func (s *Server) table(r *verbs.Request, served *verbs.Served, objects []runtime
 		return nil, err
 	}
 	return wire.Encode(r.Accept, r.Accept.Meta.WithKind("Table"), t)
+}
+
+// deprecated tells the client, the metrics and the audit that somebody uses what will not be there for ever.
+func (s *Server) deprecated(w *response, r *verbs.Request, served *verbs.Served) {
+	for _, text := range served.Notices {
+		r.Warn(text)
+	}
+	s.metrics.outdated.WithLabelValues(r.Info.APIGroup, r.Info.APIVersion, r.Info.Resource, r.Info.Subresource, served.Removed).Set(1)
+	w.audit.Deprecated(served.Removed)
 }
 
 // authenticate asks who sends hr; nobody we know is a 401.

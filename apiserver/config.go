@@ -39,8 +39,9 @@ type Config struct {
 	Authenticator authenticator.Request
 	// Authorizer tells whether they may. Nil: only system:masters may do anything.
 	Authorizer authorizer.UnconditionalAuthorizer
-	// Admission are the plugins, in order.
-	Admission []admission.Interface
+	// Admission are the plugins, in order; AdmissionNames what each is called in metrics.
+	Admission      []admission.Interface
+	AdmissionNames []string
 	// Answers computes the kinds that are never stored: reviews.
 	Answers map[schema.GroupVersionResource]func(context.Context, user.Info, runtime.Object) (runtime.Object, error)
 	// Issuer makes service-account tokens. Nil: the token subresource is not served.

@@ -34,7 +34,7 @@ func startHooked(t testing.TB) (*world, kubernetes.Interface) {
 		if chain, err = admission.New(admission.Config{Authorizer: everybody{}}); err != nil {
 			t.Fatal(err)
 		}
-		c.Admission = chain.Plugins()
+		c.Admission, c.AdmissionNames = chain.Plugins(), chain.Names()
 	})
 	masters := w.InProcess(&user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}})
 	if err := chain.Initialize(t.Context(), masters); err != nil {

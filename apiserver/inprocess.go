@@ -26,6 +26,7 @@ const inProcessAgent = "wherry"
 // audit as for a request over a connection, without the connection. Exec and the like need a connection.
 func (s *Server) InProcess(u user.Info) *client.Set {
 	cfg := &rest.Config{Host: "https://in-process", Transport: &inProcess{s, u}, QPS: -1, UserAgent: inProcessAgent,
+		WarningHandler: rest.NoWarnings{}, // what the program asks for of itself is not for users to mend
 		ContentConfig: rest.ContentConfig{ContentType: runtime.ContentTypeProtobuf, AcceptContentTypes: runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON,
 			NegotiatedSerializer: scheme.Codecs.WithoutConversion()}}
 	cs := kubernetes.NewForConfigOrDie(cfg) // fails for malformed configurations only, and this one is written here

@@ -22,6 +22,7 @@ type metrics struct {
 	events    *prometheus.CounterVec
 	eventSize *prometheus.CounterVec
 	panics    prometheus.Counter
+	outdated  *prometheus.GaugeVec
 	access    accessMetrics
 
 	routes sync.Map // routeKey → *routeMetrics: looking up nine labels for every request costs more than the rest
@@ -50,10 +51,13 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		eventSize: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "apiserver_watch_bytes_total",
 			Help: "Bytes of events sent to watch clients."}, []string{"group", "version", "resource"}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{Name: "apiserver_request_panics_total", Help: "Number of requests whose handler panicked."}),
+		outdated: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "apiserver_requested_deprecated_apis",
+			Help: "Gauge of deprecated APIs that have been requested, broken out by API group, version, resource, subresource, and removed_release."},
+			[]string{"group", "version", "resource", "subresource", "removed_release"}),
 	}
 	m.access = newAccessMetrics(reg)
 	if reg != nil {
-		reg.MustRegister(m.requests, m.durations, m.sizes, m.inflight, m.long, m.events, m.eventSize, m.panics)
+		reg.MustRegister(m.requests, m.durations, m.sizes, m.inflight, m.long, m.events, m.eventSize, m.panics, m.outdated)
 	}
 	return m
 }

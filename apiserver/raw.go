@@ -31,7 +31,7 @@ type raw struct {
 func newRaw(s *Server) *raw {
 	r := &raw{server: s, mounts: map[string]http.Handler{}}
 	if g := s.config.Gatherer; g != nil {
-		r.metrics = promhttp.HandlerFor(g, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
+		r.metrics = promhttp.HandlerFor(withLibraries{g}, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
 	}
 	return r
 }

@@ -50,7 +50,7 @@ type Server struct {
 func New(c Config) (*Server, error) {
 	c.defaults()
 	s := &Server{config: c, log: c.Log, flow: newFlow(c.MaxInflight), metrics: newMetrics(c.Registry), types: &managed.Types{}, scales: wire.NewType(kinds.Scales()),
-		admit: verbs.NewAdmission(c.Admission, c.Kinds), decoder: wire.NewDecoder()}
+		admit: verbs.NewAdmission(c.Admission, c.AdmissionNames, c.Kinds, newAdmissionLatencies(c.Registry)), decoder: wire.NewDecoder()}
 	if c.Registry != nil {
 		c.Registry.MustRegister(s.flow)
 	}

@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/endpoints/deprecation"
 	apirequest "k8s.io/apiserver/pkg/endpoints/request"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 
@@ -184,6 +185,7 @@ func (s *Server) serveKinds(t *table, list []*kinds.Kind) error {
 		v := &verbs.Served{Kind: k, Type: wire.NewType(k), Store: t.storage[k.StoragePrefix], Managed: map[string]*managed.Manager{"": managed.New(k, "", types)},
 			Decoder: s.decoder, Admit: s.admit, Trace: s.config.Trace, Answer: s.config.Answers[gvr], WatchTimeout: s.config.WatchTimeout,
 			Watched: newWatched(s.metrics, gvr)}
+		v.Notices, v.Removed = s.deprecation(k)
 		if k.Custom {
 			if t.lives[gvr] == nil {
 				t.lives[gvr] = newLife(k.Edition)
@@ -202,6 +204,23 @@ func (s *Server) serveKinds(t *table, list []*kinds.Kind) error {
 		t.served[gvr] = v
 	}
 	return nil
+}
+
+// deprecation says that a kind is deprecated, in the words that upstream has for it, and in which release it goes. Empty for others.
+func (s *Server) deprecation(k *kinds.Kind) (notices []string, removed string) {
+	if k.Custom {
+		return k.Notices, ""
+	}
+	major, minor, err := deprecation.MajorMinor(s.config.Version)
+	if err != nil {
+		return nil, ""
+	}
+	obj := k.New()
+	if !deprecation.IsDeprecated(obj, major, minor) {
+		return nil, ""
+	}
+	obj.GetObjectKind().SetGroupVersionKind(k.GroupVersionKind)
+	return []string{deprecation.WarningMessage(obj)}, deprecation.RemovedRelease(obj)
 }
 
 // Kinds returns what is served now, foreign groups left out. The slice is shared: callers must not change it.

@@ -68,6 +68,7 @@ func startControlPlane(ctx context.Context, s Server, credentials *Credentials, 
 	if c.store, err = openDatastore(ctx, s, serverID(s.Node.Name), m.etcd, log); err != nil {
 		return nil, err
 	}
+	m.registry.MustRegister(storageSize{c.store.Size})
 	if trace.ExportWanted() {
 		c.exports = make(chan trace.Span, trace.ExportQueue)
 	}
@@ -118,7 +119,7 @@ func (c *controlPlane) buildAPIServer(ctx context.Context) error {
 	}
 	info := versionInfo()
 	c.api, err = apiserver.New(apiserver.Config{
-		Kinds: all, Storage: apiserver.Storage(c.store.Store), Authenticator: who.authenticator, Authorizer: c.authorizer, Admission: plugins.Plugins(),
+		Kinds: all, Storage: apiserver.Storage(c.store.Store), Authenticator: who.authenticator, Authorizer: c.authorizer, Admission: plugins.Plugins(), AdmissionNames: plugins.Names(),
 		Answers: reviews.New(reviews.Config{Tokens: who.authenticator.Token(), Authorizer: c.authorizer, Rules: c.authorizer, Audiences: who.audiences}), Issuer: c.issuer,
 		ServiceCIDRs: []netip.Prefix{network.ServiceCIDR}, Advertise: c.settings.advertise(),
 		TLS: who.trusted.serverTLS(), KubeletTLS: keys.KubeletClientTLS(), Version: info, OpenAPI: openapi.New(all, info.GitVersion),

@@ -104,3 +104,22 @@ func (s *Store) Check(ctx context.Context) error {
 	}
 	return nil
 }
+
+// Size returns how many bytes etcd's database takes on its disk.
+func (s *Store) Size(ctx context.Context) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	endpoints := s.c.Client.Endpoints()
+	if len(endpoints) == 0 {
+		endpoints = []string{""} // in this process
+	}
+	var errs []error
+	for _, e := range endpoints {
+		status, err := s.c.Client.Status(ctx, e)
+		if err == nil {
+			return status.DbSize, nil
+		}
+		errs = append(errs, err)
+	}
+	return 0, fmt.Errorf("size of etcd's database: %w", errors.Join(errs...))
+}

@@ -207,3 +207,11 @@ func TestBytes(t *testing.T) {
 		t.Fatalf("stored %q,\nwant %q", got, "k8s\x00"+string(want))
 	}
 }
+
+// TestSize: etcd says how large its database is.
+func TestSize(t *testing.T) {
+	n, err := open(t, store.Config{Client: startEtcd(t)}).Size(t.Context())
+	if err != nil || n <= 0 {
+		t.Error(n, err)
+	}
+}

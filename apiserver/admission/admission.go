@@ -47,6 +47,7 @@ type Rules interface {
 type Chain struct {
 	cluster *cluster
 	plugins []admission.Interface
+	names   []string // of each
 }
 
 // New returns the enabled plugins, not initialized yet.
@@ -98,13 +99,16 @@ func New(c Config) (*Chain, error) {
 		if slices.Contains(c.Disable, p.name) || p.off && !slices.Contains(c.Enable, p.name) {
 			continue
 		}
-		chain.plugins = append(chain.plugins, p.plugin)
+		chain.plugins, chain.names = append(chain.plugins, p.plugin), append(chain.names, p.name)
 	}
 	return chain, nil
 }
 
 // Plugins returns the plugins in order. The caller owns the slice.
 func (c *Chain) Plugins() []admission.Interface { return slices.Clone(c.plugins) }
+
+// Names returns what the plugins are called, in the same order. The caller owns the slice.
+func (c *Chain) Names() []string { return slices.Clone(c.names) }
 
 // Initialize gives the plugins an in-process client, whose identity must be in system:masters, and registers with its
 // informers, which the caller starts afterwards. What the plugins run by themselves ends with ctx.

@@ -30,6 +30,12 @@ const (
 	reasonKey   = "authorization.k8s.io/reason"
 )
 
+// Annotations by which an event tells that what was asked for is deprecated, and which release will not have it.
+const (
+	deprecatedKey = "k8s.io/deprecated"
+	removedKey    = "k8s.io/removed-release"
+)
+
 // Auditor decides what is recorded of each request, and hands it on. Safe for concurrent use. A nil Auditor records nothing.
 type Auditor struct {
 	policy  audit.PolicyRuleEvaluator
@@ -109,6 +115,7 @@ func (a *Auditor) Begin(ctx context.Context, r *http.Request, id string, receive
 	}
 	record.long = long
 	if !record.context.ProcessEventStage(ctx, auditapi.StageRequestReceived) {
+		audit.ApiserverAuditDroppedCounter.WithContext(ctx).Inc()
 		return ctx, nil, ErrNotStored
 	}
 	return ctx, record, nil
@@ -130,6 +137,7 @@ func (a *Auditor) evaluate(ctx context.Context, r *http.Request, id string, rece
 		return ctx, nil
 	}
 	rules := a.policy.EvaluatePolicyRule(attributes)
+	audit.ObservePolicyLevel(ctx, rules.Level)
 	if rules.Level == auditapi.LevelNone {
 		return ctx, nil
 	}
@@ -181,6 +189,17 @@ func (r *Record) Authorized(decision authorizer.Decision, reason string, err err
 		audit.AddAuditAnnotation(r.ctx, reasonKey, "internal error")
 	default:
 		audit.AddAuditAnnotations(r.ctx, decisionKey, "forbid", reasonKey, reason)
+	}
+}
+
+// Deprecated records that what was asked for is deprecated; removed is the release that will not have it, if known.
+func (r *Record) Deprecated(removed string) {
+	if r == nil {
+		return
+	}
+	audit.AddAuditAnnotation(r.ctx, deprecatedKey, "true")
+	if removed != "" {
+		audit.AddAuditAnnotation(r.ctx, removedKey, removed)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/admission"
@@ -16,25 +17,32 @@ import (
 // Admission runs the admission plugins in their order: all that may change an object, and after validation all that
 // may only refuse it. Safe for concurrent use.
 type Admission struct {
-	mutate   map[admission.Operation][]admission.MutationInterface
-	validate map[admission.Operation][]admission.ValidationInterface
+	mutate   map[admission.Operation]*pass[admission.MutationInterface]
+	validate map[admission.Operation]*pass[admission.ValidationInterface]
 	objects  atomic.Pointer[func() *objects]
 }
 
-// NewAdmission sorts plugins by what they do on which operation. They may ask for any of list.
-func NewAdmission(plugins []admission.Interface, list []*kinds.Kind) *Admission {
-	a := &Admission{mutate: map[admission.Operation][]admission.MutationInterface{}, validate: map[admission.Operation][]admission.ValidationInterface{}}
+// NewAdmission sorts plugins by what they do on which operation. They may ask for any of list. names are what the plugins are called where took, which may
+// be nil, is asked for who is told how long they take.
+func NewAdmission(plugins []admission.Interface, names []string, list []*kinds.Kind, took Latencies) *Admission {
+	a := &Admission{mutate: map[admission.Operation]*pass[admission.MutationInterface]{}, validate: map[admission.Operation]*pass[admission.ValidationInterface]{}}
 	a.SetKinds(list)
 	for _, op := range []admission.Operation{admission.Create, admission.Update, admission.Delete, admission.Connect} {
-		for _, p := range plugins {
+		mutate, validate := newPass[admission.MutationInterface](took, "admit", op), newPass[admission.ValidationInterface](took, "validate", op)
+		a.mutate[op], a.validate[op] = mutate, validate
+		for i, p := range plugins {
 			if !p.Handles(op) {
 				continue
 			}
+			name := "unnamed"
+			if i < len(names) {
+				name = names[i]
+			}
 			if m, ok := p.(admission.MutationInterface); ok {
-				a.mutate[op] = append(a.mutate[op], m)
+				mutate.add(m, name)
 			}
 			if v, ok := p.(admission.ValidationInterface); ok {
-				a.validate[op] = append(a.validate[op], v)
+				validate.add(v, name)
 			}
 		}
 	}
@@ -62,36 +70,33 @@ func (s *Served) attributes(r *Request, op admission.Operation, obj, old, option
 // Mutate lets every plugin change the object in place, a second time if a webhook or policy has changed what an earlier
 // plugin has seen (reinvocationPolicy IfNeeded).
 func (a *Admission) Mutate(ctx context.Context, attrs admission.Attributes) error {
-	defer a.recordNotes(ctx, attrs)
-	if err := a.mutateOnce(ctx, attrs); err != nil {
-		return err
-	}
-	again := attrs.GetReinvocationContext()
-	if !again.ShouldReinvoke() {
+	pass := a.mutate[attrs.GetOperation()]
+	if len(pass.plugins) == 0 {
 		return nil
 	}
-	again.SetIsReinvoke()
-	return a.mutateOnce(ctx, attrs)
-}
-
-func (a *Admission) mutateOnce(ctx context.Context, attrs admission.Attributes) error {
-	for _, p := range a.mutate[attrs.GetOperation()] {
-		if err := p.Admit(ctx, attrs, a.interfaces()); err != nil {
-			return err
-		}
+	defer a.recordNotes(ctx, attrs)
+	began := time.Now()
+	admit := func(p admission.MutationInterface) error { return p.Admit(ctx, attrs, a.interfaces()) }
+	end, err := pass.run(began, admit)
+	if again := attrs.GetReinvocationContext(); err == nil && again.ShouldReinvoke() {
+		again.SetIsReinvoke()
+		end, err = pass.run(end, admit)
 	}
-	return nil
+	pass.whole.observe(end.Sub(began), err != nil)
+	return err
 }
 
 // Validate lets every plugin refuse the object.
 func (a *Admission) Validate(ctx context.Context, attrs admission.Attributes) error {
-	defer a.recordNotes(ctx, attrs)
-	for _, p := range a.validate[attrs.GetOperation()] {
-		if err := p.Validate(ctx, attrs, a.interfaces()); err != nil {
-			return err
-		}
+	pass := a.validate[attrs.GetOperation()]
+	if len(pass.plugins) == 0 {
+		return nil
 	}
-	return nil
+	defer a.recordNotes(ctx, attrs)
+	began := time.Now()
+	end, err := pass.run(began, func(p admission.ValidationInterface) error { return p.Validate(ctx, attrs, a.interfaces()) })
+	pass.whole.observe(end.Sub(began), err != nil)
+	return err
 }
 
 // noteTaker does nothing but what admission.WithAudit does with every plugin: copy what plugins have noted to the request's audit record.
@@ -116,7 +121,7 @@ func (a *Admission) recordNotes(ctx context.Context, attrs admission.Attributes)
 
 // Deleting asks the plugins about a deletion. They get a copy of the object, for some change what they are given.
 func (a *Admission) Deleting(ctx context.Context, s *Served, r *Request, old runtime.Object, options runtime.Object, name string, dryRun bool) error {
-	if len(a.mutate[admission.Delete]) == 0 && len(a.validate[admission.Delete]) == 0 {
+	if len(a.mutate[admission.Delete].plugins) == 0 && len(a.validate[admission.Delete].plugins) == 0 {
 		return nil
 	}
 	attrs := s.attributes(r, admission.Delete, nil, old.DeepCopyObject(), options, name, dryRun)

@@ -17,7 +17,7 @@ import (
 // Empty deletes every object of a kind whose definition goes, finalizers respected and admission not asked: nobody can keep a
 // definition by keeping its objects. It returns how many are there still.
 func Empty(ctx context.Context, k *kinds.Kind, stored store.Resource) (left int, err error) {
-	s := &Served{Kind: k, Type: wire.NewType(k), Store: stored, Admit: NewAdmission(nil, nil)}
+	s := &Served{Kind: k, Type: wire.NewType(k), Store: stored, Admit: NewAdmission(nil, nil, nil, nil)}
 	all, err := stored.List(ctx, store.ListOptions{})
 	if err != nil {
 		return 0, err

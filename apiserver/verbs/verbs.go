@@ -38,6 +38,9 @@ type Served struct {
 	// is random up to twice that, so that clients do not come back all at once.
 	WatchTimeout time.Duration
 	Watched      WatchMetrics
+	// Notices are Warning headers of every answer about this kind, because it is deprecated; Removed is the release which will not have it any more, if known.
+	Notices []string
+	Removed string
 	// Life ends when the kind is served in another shape, and with it the watches of this one. Nil: never.
 	Life context.Context
 }
