@@ -74,6 +74,8 @@ type Config struct {
 
 	// Version is served under /version; GitVersion is like v1.37.2.
 	Version version.Info
+	// Flags are those with which the server was started, their values by name; /flagz shows them. Nil: it is not served.
+	Flags map[string]string
 	// OpenAPI are the documents under /openapi. Nil: they are not served.
 	OpenAPI OpenAPI
 

@@ -22,6 +22,8 @@ type raw struct {
 	server       *Server
 	metrics      http.Handler
 	merged       aggregate.Merged
+	statusz      func() http.Handler
+	flagz        func() http.Handler // nil: it is not served
 	shuttingDown atomic.Bool
 
 	mu     sync.RWMutex
@@ -30,6 +32,7 @@ type raw struct {
 
 func newRaw(s *Server) *raw {
 	r := &raw{server: s, mounts: map[string]http.Handler{}}
+	r.statusz, r.flagz = r.zpages()
 	if g := s.config.Gatherer; g != nil {
 		r.metrics = promhttp.HandlerFor(withLibraries{g}, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
 	}
@@ -81,6 +84,16 @@ func (r *raw) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		r.metrics.ServeHTTP(w, req)
 	case "":
 		r.index(w)
+	case "statusz", "flagz":
+		page := r.statusz
+		if first == "flagz" {
+			page = r.flagz
+		}
+		if page == nil || path != "/"+first {
+			notFound(w)
+			return
+		}
+		page().ServeHTTP(w, req)
 	default:
 		notFound(w)
 	}
@@ -88,7 +101,15 @@ func (r *raw) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 
 // index lists the paths, as a client that is lost expects.
 func (r *raw) index(w http.ResponseWriter) {
-	paths := []string{"/api", "/apis", "/apis/", "/metrics", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/version"}
+	wire.WriteRawJSON(w, http.StatusOK, map[string]any{"paths": r.paths()})
+}
+
+// paths are those that are served, sorted.
+func (r *raw) paths() []string {
+	paths := []string{"/api", "/apis", "/apis/", "/metrics", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/statusz", "/version"}
+	if r.flagz != nil {
+		paths = append(paths, "/flagz")
+	}
 	for gvr := range r.server.now.Load().served {
 		if gvr.Group == "" {
 			paths = append(paths, "/api/"+gvr.Version)
@@ -111,7 +132,7 @@ func (r *raw) index(w http.ResponseWriter) {
 	}
 	r.mu.RUnlock()
 	sort.Strings(paths)
-	wire.WriteRawJSON(w, http.StatusOK, map[string]any{"paths": slices.Compact(paths)})
+	return slices.Compact(paths)
 }
 
 // openAPI serves /openapi/v2, /openapi/v3 and each group's document below it.

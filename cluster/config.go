@@ -53,6 +53,8 @@ type Server struct {
 	SANs     []string
 	Identity Identity
 	Limits   Limits
+	// Flags are those of the command, their values by name, for whoever may look at /flagz.
+	Flags map[string]string
 }
 
 // Limits are what the API server does at once and for how long; upstream's flags. Zero: upstream's defaults.

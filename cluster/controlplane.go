@@ -122,7 +122,7 @@ func (c *controlPlane) buildAPIServer(ctx context.Context) error {
 		Kinds: all, Storage: apiserver.Storage(c.store.Store), Authenticator: who.authenticator, Authorizer: c.authorizer, Admission: plugins.Plugins(), AdmissionNames: plugins.Names(),
 		Answers: reviews.New(reviews.Config{Tokens: who.authenticator.Token(), Authorizer: c.authorizer, Rules: c.authorizer, Audiences: who.audiences}), Issuer: c.issuer,
 		ServiceCIDRs: []netip.Prefix{network.ServiceCIDR}, Advertise: c.settings.advertise(),
-		TLS: who.trusted.serverTLS(), KubeletTLS: keys.KubeletClientTLS(), Version: info, OpenAPI: openapi.New(all, info.GitVersion),
+		TLS: who.trusted.serverTLS(), KubeletTLS: keys.KubeletClientTLS(), Version: info, Flags: c.settings.Flags, OpenAPI: openapi.New(all, info.GitVersion),
 		ProxyCertificate: keys.FrontProxyCertificate, Trust: who.trusted.published,
 		ID: serverID(c.settings.Node.Name), Host: c.settings.Node.Name, Shared: c.settings.Datastore.external(),
 		Checks: c.checks(),

@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"wherry.dev/wherry/cluster"
 )
@@ -26,6 +27,8 @@ func newServerCommand() *cobra.Command {
 			if err := completeNode(&s.Node); err != nil {
 				return err
 			}
+			s.Flags = map[string]string{}
+			cmd.Flags().VisitAll(func(f *pflag.Flag) { s.Flags[f.Name] = f.Value.String() })
 			s.Disable = map[string]bool{}
 			for _, part := range disable {
 				s.Disable[strings.TrimSpace(part)] = true
