@@ -2,10 +2,14 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"k8s.io/client-go/tools/cache"
 )
+
+// ErrStopped is why nothing is added to an informer that has stopped: the process is ending.
+var ErrStopped = errors.New("the informer has stopped")
 
 // Handlers are the event handlers of one controller, removed again together.
 type Handlers struct {
@@ -13,11 +17,19 @@ type Handlers struct {
 	synced []cache.DoneChecker
 }
 
-// On adds a handler to an informer.
+// Refused is why an informer took no handler or index: ErrStopped where it has stopped, of which client-go says the same with a page of text, else err.
+func Refused(informer cache.SharedIndexInformer, err error) error {
+	if err != nil && informer.IsStopped() {
+		return ErrStopped
+	}
+	return err
+}
+
+// On adds a handler to an informer. One that has stopped is ErrStopped.
 func (h *Handlers) On(informer cache.SharedIndexInformer, handler cache.ResourceEventHandler) error {
 	registration, err := informer.AddEventHandler(handler)
 	if err != nil {
-		return fmt.Errorf("add event handler: %w", err)
+		return fmt.Errorf("add event handler: %w", Refused(informer, err))
 	}
 	h.remove = append(h.remove, func() { _ = informer.RemoveEventHandler(registration) })
 	h.synced = append(h.synced, registration.HasSyncedChecker())

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+
+	"wherry.dev/wherry/client"
 )
 
 // parts runs the long-lived parts of one process. When one ends before it is told to, the process is no longer whole: all are
@@ -30,7 +32,8 @@ func (p *parts) run(name string, f func(ctx context.Context) error) {
 	p.group.Go(func() {
 		err := f(p.ctx)
 		if p.ctx.Err() != nil {
-			if err != nil && !errors.Is(err, context.Canceled) {
+			// A part that was only beginning finds the informers ended.
+			if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, client.ErrStopped) {
 				p.log.Warn("part ended with an error while stopping", "part", name, "error", err)
 			}
 			return

@@ -11,6 +11,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/client-go/tools/cache"
 
+	"wherry.dev/wherry/client"
 	"wherry.dev/wherry/embedded/coredns"
 )
 
@@ -43,9 +44,9 @@ func addIndexes(services, slices cache.SharedIndexInformer) error {
 		return out
 	}
 	if err := services.AddIndexers(missing(services, cache.Indexers{byClusterIP: clusterIPsOf, cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})); err != nil {
-		return err
+		return client.Refused(services, err)
 	}
-	return slices.AddIndexers(missing(slices, cache.Indexers{byService: serviceKeyOf, byNamed: namedAddressesOf}))
+	return client.Refused(slices, slices.AddIndexers(missing(slices, cache.Indexers{byService: serviceKeyOf, byNamed: namedAddressesOf})))
 }
 
 func clusterIPsOf(obj any) ([]string, error) {

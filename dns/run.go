@@ -110,7 +110,7 @@ func Run(ctx context.Context, c Config) error {
 		p := &progress{to: c.Progress, reached: listed}
 		reg, err := slices.AddEventHandler(p)
 		if err != nil {
-			return errors.Join(fmt.Errorf("listen to endpoints: %w", err), f.server.Stop(ctx))
+			return errors.Join(fmt.Errorf("listen to endpoints: %w", client.Refused(slices, err)), f.server.Stop(ctx))
 		}
 		defer func() { _ = slices.RemoveEventHandler(reg) }()
 		c.Progress.Reached(listed, false)

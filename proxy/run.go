@@ -132,7 +132,7 @@ func (p *proxy) listen(ctx context.Context) (stop func(), err error) {
 		reg, err := r.informer.AddEventHandler(r.handler)
 		if err != nil {
 			stop()
-			return nil, fmt.Errorf("listen to services and endpoints: %w", err)
+			return nil, fmt.Errorf("listen to services and endpoints: %w", client.Refused(r.informer, err))
 		}
 		undo = append(undo, func() { _ = r.informer.RemoveEventHandler(reg) })
 		synced = append(synced, reg.HasSyncedChecker())

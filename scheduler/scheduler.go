@@ -75,12 +75,12 @@ func Run(ctx context.Context, c Config) error {
 	pods := c.Client.Informers.Core().V1().Pods().Informer()
 	nodeHandler, err := nodes.AddEventHandler(s.nodeEvents(ctx))
 	if err != nil {
-		return fmt.Errorf("watch nodes: %w", err)
+		return fmt.Errorf("watch nodes: %w", client.Refused(nodes, err))
 	}
 	defer func() { _ = nodes.RemoveEventHandler(nodeHandler) }()
 	podHandler, err := pods.AddEventHandler(s.podEvents(ctx))
 	if err != nil {
-		return fmt.Errorf("watch pods: %w", err)
+		return fmt.Errorf("watch pods: %w", client.Refused(pods, err))
 	}
 	defer func() { _ = pods.RemoveEventHandler(podHandler) }()
 	budgets := c.Client.Informers.Policy().V1().PodDisruptionBudgets().Informer() // read when pods are preempted

@@ -285,6 +285,9 @@ func warnSlice(s, old *discoveryv1.EndpointSlice) (warnings []string) {
 	if s.Labels[discoveryv1.LabelManagedBy] == "endpointslice-controller.k8s.io" {
 		return warnings
 	}
+	if s.AddressType == discoveryv1.AddressTypeFQDN { // names, no addresses
+		return warnings
+	}
 	for i := range s.Endpoints {
 		for j, a := range s.Endpoints[i].Addresses {
 			warnings = append(warnings, contentvalidation.GetWarningsForIP(field.NewPath("endpoints").Index(i).Child("addresses").Index(j), a)...)

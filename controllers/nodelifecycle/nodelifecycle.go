@@ -94,7 +94,7 @@ func addNodeIndex(pods cache.SharedIndexInformer) error {
 		return nil, nil
 	}})
 	if err != nil {
-		return fmt.Errorf("index pods by node: %w", err)
+		return fmt.Errorf("index pods by node: %w", client.Refused(pods, err))
 	}
 	return nil
 }
