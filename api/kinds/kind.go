@@ -129,6 +129,8 @@ type Hub struct {
 	ToHub     func(served runtime.Object) (runtime.Object, error)
 	FromHub   func(stored runtime.Object) (runtime.Object, error)
 	HubIsKind schema.GroupVersionKind
+	// Keep puts into next, which ToHub has just made and which replaces stored, what stored holds and the served version cannot show. Nil: there is nothing.
+	Keep func(next, stored runtime.Object)
 }
 
 // Subresource is a view of the stored object with write rules of its own.

@@ -25,7 +25,11 @@ func PodCertificateRequests() *Kind {
 		NewList:          func() runtime.Object { return new(certificatesv1.PodCertificateRequestList) },
 		StoragePrefix:    "podcertificaterequests",
 		Hub: storedAs(certificatesv1.SchemeGroupVersion.WithKind("PodCertificateRequest"), certificatesv1beta1.SchemeGroupVersion.WithKind("PodCertificateRequest"),
-			func() message { return new(certificatesv1.PodCertificateRequest) }, func() message { return new(certificatesv1beta1.PodCertificateRequest) }),
+			func() message { return new(certificatesv1.PodCertificateRequest) }, func() message { return new(certificatesv1beta1.PodCertificateRequest) }).
+			keeping(func(next, stored runtime.Object) { // the key as it was asked for before there was a stub request, in a cluster that was upgraded
+				to, from := &next.(*certificatesv1beta1.PodCertificateRequest).Spec, &stored.(*certificatesv1beta1.PodCertificateRequest).Spec
+				to.PKIXPublicKey, to.ProofOfPossession = from.PKIXPublicKey, from.ProofOfPossession
+			}),
 		HubOpens: true,
 		Default: defaulting(func(r *certificatesv1.PodCertificateRequest) {
 			if r.Spec.MaxExpirationSeconds == nil {

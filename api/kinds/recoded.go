@@ -39,3 +39,9 @@ func storedAs(served, stored schema.GroupVersionKind, newServed, newStored func(
 		FromHub:   func(o runtime.Object) (runtime.Object, error) { return convert(o, newServed(), served) },
 	}
 }
+
+// keeping is h with this Keep.
+func (h *Hub) keeping(keep func(next, stored runtime.Object)) *Hub {
+	h.Keep = keep
+	return h
+}

@@ -240,6 +240,15 @@ func (s *Served) toStored(obj runtime.Object) (runtime.Object, error) {
 	return hub, nil
 }
 
+// replacing is toStored for what replaces current.
+func (s *Served) replacing(obj runtime.Object, current *store.Object) (runtime.Object, error) {
+	next, err := s.toStored(obj)
+	if err == nil && s.Kind.Hub != nil && s.Kind.Hub.Keep != nil {
+		s.Kind.Hub.Keep(next, current.Object)
+	}
+	return next, err
+}
+
 // asStored returns current, which does not change, as it is to be stored: just as it is, unless it is stored in a version that is
 // not the stored one any more. old is current as it is served.
 func (s *Served) asStored(current *store.Object, old runtime.Object) (runtime.Object, error) {

@@ -125,7 +125,7 @@ func (s *Served) delete(ctx context.Context, r *Request, name string, options *m
 		case already:
 			return s.asStored(current, old)
 		}
-		return s.toStored(marked)
+		return s.replacing(marked, current)
 	}
 	current, err := s.Store.Get(ctx, namespace, name, "0")
 	if apierrors.IsNotFound(err) {

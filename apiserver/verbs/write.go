@@ -120,7 +120,7 @@ func (s *Served) write(ctx context.Context, r *Request, c change) (stored *store
 			return s.asStored(current, old)
 		}
 		next = obj
-		return s.toStored(obj)
+		return s.replacing(obj, current)
 	}
 
 	if c.dryRun {
