@@ -288,6 +288,8 @@ func (s *Server) encoded(r *verbs.Request, served *verbs.Served, a verbs.Answer)
 			return nil, perr
 		}
 		b, err = wire.Encode(accept, accept.Meta.WithKind("PartialObjectMetadataList"), l)
+	case a.Items != nil:
+		b, err = s.computed(r, served, a.Items)
 	case a.Stored != nil:
 		obj, serr := t.Served(a.Stored)
 		if serr != nil {

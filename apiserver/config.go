@@ -44,6 +44,8 @@ type Config struct {
 	AdmissionNames []string
 	// Answers computes the kinds that are never stored: reviews.
 	Answers map[schema.GroupVersionResource]func(context.Context, user.Info, runtime.Object) (runtime.Object, error)
+	// Components are shown as ComponentStatuses, in order of their names.
+	Components []Component
 	// Issuer makes service-account tokens. Nil: the token subresource is not served.
 	Issuer subresources.TokenIssuer
 

@@ -185,6 +185,9 @@ func (s *Server) serveKinds(t *table, list []*kinds.Kind) error {
 		v := &verbs.Served{Kind: k, Type: wire.NewType(k), Store: t.storage[k.StoragePrefix], Managed: map[string]*managed.Manager{"": managed.New(k, "", types)},
 			Decoder: s.decoder, Admit: s.admit, Trace: s.config.Trace, Answer: s.config.Answers[gvr], WatchTimeout: s.config.WatchTimeout,
 			Watched: newWatched(s.metrics, gvr)}
+		if gvr == corev1.SchemeGroupVersion.WithResource("componentstatuses") {
+			v.Compute = s.componentStatuses
+		}
 		v.Notices, v.Removed = s.deprecation(k)
 		if k.Custom {
 			if t.lives[gvr] == nil {

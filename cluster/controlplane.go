@@ -125,8 +125,8 @@ func (c *controlPlane) buildAPIServer(ctx context.Context) error {
 		TLS: who.trusted.serverTLS(), KubeletTLS: keys.KubeletClientTLS(), Version: info, Flags: c.settings.Flags, OpenAPI: openapi.New(all, info.GitVersion),
 		ProxyCertificate: keys.FrontProxyCertificate, Trust: who.trusted.published,
 		ID: serverID(c.settings.Node.Name), Host: c.settings.Node.Name, Shared: c.settings.Datastore.external(),
-		Checks: c.checks(),
-		Audit:  c.audit, MaxInflight: c.settings.Limits.MaxRequests + c.settings.Limits.MaxMutatingRequests,
+		Checks: c.checks(), Components: c.components(),
+		Audit: c.audit, MaxInflight: c.settings.Limits.MaxRequests + c.settings.Limits.MaxMutatingRequests,
 		RequestTimeout: c.settings.Limits.RequestTimeout, WatchTimeout: c.settings.Limits.MinRequestTimeout,
 		Trace: c.collector, Registry: c.measures.registry, Gatherer: c.measures.registry, Log: c.log.With("part", "apiserver"),
 	})

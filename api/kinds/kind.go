@@ -77,6 +77,8 @@ type Kind struct {
 	ValidateUpdate func(ctx context.Context, obj, old runtime.Object) field.ErrorList
 	// Warnings returns the Warning headers that upstream sends for a create or update (old is nil on create). May be nil.
 	Warnings func(ctx context.Context, obj, old runtime.Object) []string
+	// Computed kinds are never stored: the server finds out what there is when it is read.
+	Computed bool
 	// Notices are Warning headers of every answer about this kind (it is deprecated).
 	Notices []string
 

@@ -90,7 +90,7 @@ func TestKindsAreWhole(t *testing.T) {
 			t.Errorf("%s comes twice", k.GroupVersionResource())
 		}
 		resources[k.GroupVersionResource()] = true
-		if slices.Contains(k.Verbs, "get") != (k.StoragePrefix != "") {
+		if slices.Contains(k.Verbs, "get") != (k.StoragePrefix != "" || k.Computed) {
 			t.Errorf("%s: storage prefix %q, verbs %v", k.Plural, k.StoragePrefix, k.Verbs)
 		}
 		if k.StoragePrefix == "" {

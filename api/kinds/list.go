@@ -8,6 +8,7 @@ func All() []*Kind {
 	return []*Kind{
 		// core/v1
 		Bindings(),
+		ComponentStatuses(),
 		ConfigMaps(),
 		Endpoints(),
 		Events(),

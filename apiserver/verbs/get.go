@@ -18,6 +18,9 @@ func Get(ctx context.Context, s *Served, r *Request) (Answer, error) {
 		}
 		version = o.ResourceVersion
 	}
+	if s.Kind.Computed {
+		return computedOne(ctx, s, r)
+	}
 	o, err := s.Store.Get(ctx, r.Info.Namespace, r.Info.Name, version)
 	if err != nil {
 		return Answer{}, err

@@ -23,6 +23,9 @@ func List(ctx context.Context, s *Served, r *Request) (Answer, error) {
 	if err != nil {
 		return Answer{}, err
 	}
+	if s.Kind.Computed {
+		return computedAll(ctx, s, sel)
+	}
 	page, err := s.Store.List(ctx, store.ListOptions{Namespace: r.Info.Namespace, Name: name, ResourceVersion: o.ResourceVersion,
 		ResourceVersionMatch: o.ResourceVersionMatch, Limit: o.Limit, Continue: o.Continue, Selector: sel})
 	if err != nil {

@@ -34,6 +34,8 @@ type Served struct {
 	Trace   trace.Recorder
 	// Answer computes the answer of a kind that is never stored (reviews).
 	Answer func(ctx context.Context, u user.Info, obj runtime.Object) (runtime.Object, error)
+	// Compute finds the objects of a kind that is computed: the one of this name if there is one, or all of them, by name, when name is empty.
+	Compute func(ctx context.Context, name string) []runtime.Object
 	// WatchTimeout is the shortest time after which the server ends a watch that names no timeout; the actual one
 	// is random up to twice that, so that clients do not come back all at once.
 	WatchTimeout time.Duration
@@ -105,6 +107,7 @@ type Answer struct {
 	Object runtime.Object
 	GVK    schema.GroupVersionKind // of Object
 	List   *store.ListResult
+	Items  []runtime.Object // of the resource's own kind, computed; not nil for an answer to list
 }
 
 // manager names who writes, for managed fields: the parameter, or the program's name from the User-Agent.

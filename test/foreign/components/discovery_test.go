@@ -38,9 +38,7 @@ func description(r metav1.APIResource) string {
 }
 
 // left are what is not served here, with the reason.
-var left = map[string]string{
-	"v1 componentstatuses": "deprecated since Kubernetes 1.19, and true only where scheduler and controller manager listen on the API server's machine; /readyz says how the parts are",
-}
+var left = map[string]string{}
 
 // TestDiscovery: whatever upstream serves by default is served here, and described alike.
 func TestDiscovery(t *testing.T) {
