@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"wherry.dev/wherry/kubelet/logs"
@@ -82,8 +83,11 @@ func (k *kubelet) startNode(part func(string, func(context.Context) error)) erro
 				k.lookAtNode() // the network may be ready now
 			},
 			OnNode: func(n *v1.Node) {
-				k.node.Store(n)
+				was := k.node.Swap(n)
 				known()
+				if was != nil && !equality.Semantic.DeepEqual(was.Status.Allocatable, n.Status.Allocatable) {
+					k.ledger.Freed()
+				}
 			},
 			Ready: c.Node.Ready,
 		})

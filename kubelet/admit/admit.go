@@ -31,6 +31,8 @@ type Ledger struct {
 	pods  map[types.UID]entry                   // guarded by mu
 	used  map[v1.ResourceName]resource.Quantity // guarded by mu; sum over pods
 	ports map[port]types.UID                    // guarded by mu
+
+	waiting map[types.UID]func() // guarded by mu; told when room has become free, of changes that are put off
 }
 
 type entry struct {
@@ -46,7 +48,7 @@ type port struct {
 
 // New makes an empty ledger. node gives the node as the API server knows it, or nil while it is not known.
 func New(node func() *v1.Node) *Ledger {
-	return &Ledger{node: node, pods: map[types.UID]entry{}, used: map[v1.ResourceName]resource.Quantity{}, ports: map[port]types.UID{}}
+	return &Ledger{node: node, pods: map[types.UID]entry{}, used: map[v1.ResourceName]resource.Quantity{}, ports: map[port]types.UID{}, waiting: map[types.UID]func(){}}
 }
 
 // Admit promises the pod its room, or says why not. A pod that is in the ledger is admitted again at no cost. force
@@ -82,8 +84,8 @@ func (l *Ledger) Admit(pod *v1.Pod, force bool) *Rejection {
 }
 
 // Resize promises a pod in the ledger the room that it asks for now in place of what it had, or says why not: Infeasible when the node could never give
-// it, Deferred when it cannot at present.
-func (l *Ledger) Resize(pod *v1.Pod) *Rejection {
+// it, Deferred when it cannot at present. Then freed, which must not block, is called once when it is worth another try.
+func (l *Ledger) Resize(pod *v1.Pod, freed func()) *Rejection {
 	node := l.node()
 	want := requests(pod)
 	l.mu.Lock()
@@ -92,11 +94,14 @@ func (l *Ledger) Resize(pod *v1.Pod) *Rejection {
 	if !ok {
 		return nil
 	}
+	delete(l.waiting, pod.UID)
+	less := false
 	if node != nil {
 		for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
 			had, asked, allocatable := e.requests[name], want[name], node.Status.Allocatable[name]
-			if asked.Cmp(had) <= 0 {
-				continue // what it gives back is always taken
+			if asked.Cmp(had) <= 0 { // what it gives back is always taken
+				less = less || asked.Cmp(had) < 0
+				continue
 			}
 			amount := func(q resource.Quantity) int64 {
 				if name == v1.ResourceCPU {
@@ -112,6 +117,7 @@ func (l *Ledger) Resize(pod *v1.Pod) *Rejection {
 			sum := others.DeepCopy()
 			sum.Add(asked)
 			if sum.Cmp(allocatable) > 0 {
+				l.waiting[pod.UID] = freed
 				return &Rejection{v1.PodReasonDeferred, fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, amount(asked), amount(others), amount(allocatable))}
 			}
 		}
@@ -128,7 +134,25 @@ func (l *Ledger) Resize(pod *v1.Pod) *Rejection {
 	}
 	e.requests = want
 	l.pods[pod.UID] = e
+	if less {
+		l.tellFreed()
+	}
 	return nil
+}
+
+// Freed says that the node may have become larger.
+func (l *Ledger) Freed() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tellFreed()
+}
+
+// tellFreed tells all who wait for room to try again. Callers hold mu.
+func (l *Ledger) tellFreed() {
+	for uid, freed := range l.waiting {
+		delete(l.waiting, uid)
+		freed()
+	}
 }
 
 // Release gives a pod's room back. Releasing what is not there is no error.
@@ -140,6 +164,7 @@ func (l *Ledger) Release(uid types.UID) {
 		return
 	}
 	delete(l.pods, uid)
+	delete(l.waiting, uid)
 	for name, q := range e.requests {
 		sum := l.used[name]
 		sum.Sub(q)
@@ -150,6 +175,7 @@ func (l *Ledger) Release(uid types.UID) {
 			delete(l.ports, p)
 		}
 	}
+	l.tellFreed()
 }
 
 // room checks what depends on the other pods. Callers hold mu.

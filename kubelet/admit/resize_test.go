@@ -34,7 +34,7 @@ func TestResize(t *testing.T) {
 		{"1", "1Gi", ""}, // what was given back is there again
 	} {
 		got := ""
-		if r := l.Resize(pod("a", c.cpu, c.memory)); r != nil {
+		if r := l.Resize(pod("a", c.cpu, c.memory), func() {}); r != nil {
 			got = r.Reason + ": " + r.Message
 		}
 		if got != c.want {
@@ -48,7 +48,56 @@ func TestResize(t *testing.T) {
 	if r := l.Admit(pod("c", "1", "1Mi"), false); r != nil {
 		t.Errorf("after one has gone: %v", r)
 	}
-	if r := l.Resize(pod("a", "9", "1Gi")); r != nil {
+	if r := l.Resize(pod("a", "9", "1Gi"), func() {}); r != nil {
 		t.Errorf("a pod that is gone: %v", r)
 	}
+}
+
+// TestFreed: who waits for room is told once, when another gives some back, goes, or the node has grown; who could never have it is not.
+func TestFreed(t *testing.T) {
+	pod := func(name, cpu string) *v1.Pod {
+		return &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(name)}, Spec: v1.PodSpec{Containers: []v1.Container{{Name: "c", Resources: v1.ResourceRequirements{Requests: v1.ResourceList{v1.ResourceCPU: resource.MustParse(cpu)}}}}}}
+	}
+	node := &v1.Node{Status: v1.NodeStatus{Allocatable: v1.ResourceList{v1.ResourceCPU: resource.MustParse("2"), v1.ResourcePods: resource.MustParse("10")}}}
+	l := New(func() *v1.Node { return node })
+	for _, p := range []*v1.Pod{pod("a", "500m"), pod("b", "1"), pod("c", "500m")} {
+		if r := l.Admit(p, false); r != nil {
+			t.Fatal(r)
+		}
+	}
+	told := 0
+	ask := func(cpu, reason string) {
+		t.Helper()
+		r := l.Resize(pod("a", cpu), func() { told++ })
+		if r == nil && reason != "" || r != nil && r.Reason != reason {
+			t.Errorf("%s: %v", cpu, r)
+		}
+	}
+	expect := func(what string, want int) {
+		t.Helper()
+		if told != want {
+			t.Errorf("%s: told %d times, want %d", what, told, want)
+		}
+		told = 0
+	}
+	ask("1500m", v1.PodReasonDeferred)
+	expect("nothing has changed", 0)
+	if r := l.Resize(pod("b", "900m"), nil); r != nil {
+		t.Fatal(r)
+	}
+	expect("another gives back", 1)
+	l.Release("c")
+	expect("it was told and has not asked again", 0)
+	ask("1500m", v1.PodReasonDeferred)
+	l.Freed()
+	expect("the node has grown", 1)
+	ask("1500m", v1.PodReasonDeferred)
+	l.Release("b")
+	expect("another goes", 1)
+	ask("3", v1.PodReasonInfeasible)
+	l.Freed()
+	expect("what cannot be", 0)
+	ask("1500m", "")
+	l.Freed()
+	expect("what is granted", 0)
 }

@@ -35,6 +35,7 @@ type Step struct {
 	Kind      string // runtime.ContainerKind...
 	After     *runtime.Container
 	Reason    string // of Kill, for its event
+	Replace   bool   // of Kill: the container is made anew, whatever the exit of this instance says
 }
 
 // Key identifies a step under way.
@@ -107,6 +108,8 @@ type View struct {
 	Unhealthy map[string]string
 	// Started says whether a running instance has passed its startup probe.
 	Started func(id string) bool
+	// Replaced are instances, by ID, that were killed to be made anew.
+	Replaced map[string]bool
 	// Applied is what instances were given, by ID; Pod says what they are to have.
 	Applied map[string]v1.ResourceRequirements
 }
@@ -363,16 +366,17 @@ func (d *decision) launch(c *v1.Container, x *runtime.Container, kind string, at
 // healthy deals with a running instance and says whether it may stay.
 func (d *decision) healthy(c *v1.Container, x *runtime.Container) bool {
 	if why, bad := d.Unhealthy[x.ID]; bad {
-		d.step(Step{Do: Kill, Container: c.Name, ID: x.ID, Reason: why}, true)
+		// Who fails a probe has failed, however politely it then ends.
+		d.step(Step{Do: Kill, Container: c.Name, ID: x.ID, Reason: why, Replace: Restarts(d.Pod, c, sigkilled)}, true)
 		return false
 	}
 	if x.Hash != "" && x.Hash != containers.Hash(c) {
-		d.step(Step{Do: Kill, Container: c.Name, ID: x.ID, Reason: fmt.Sprintf("Container %s definition changed, will be restarted", c.Name)}, true)
+		d.step(Step{Do: Kill, Container: c.Name, ID: x.ID, Reason: fmt.Sprintf("Container %s definition changed, will be restarted", c.Name), Replace: true}, true)
 		return false
 	}
 	if was, ok := d.Applied[x.ID]; ok && !sameResources(was, c.Resources) {
 		if restartsForResize(c, was) {
-			d.step(Step{Do: Kill, Container: c.Name, ID: x.ID, Reason: fmt.Sprintf("Container %s resize requires restart", c.Name)}, true)
+			d.step(Step{Do: Kill, Container: c.Name, ID: x.ID, Reason: fmt.Sprintf("Container %s resize requires restart", c.Name), Replace: true}, true)
 			return false
 		}
 		d.resize = true
@@ -440,8 +444,11 @@ func (d *decision) regular(c *v1.Container, turn bool) bool {
 
 // restarts says whether a container that ended is started again.
 func (d *decision) restarts(c *v1.Container, x *runtime.Container) bool {
-	return Restarts(d.Pod, c, x.ExitCode)
+	return d.Replaced[x.ID] || Restarts(d.Pod, c, x.ExitCode)
 }
+
+// sigkilled is the exit code of who had to be killed.
+const sigkilled = 137
 
 // Restarts holds the restart policies: the container's own rules, its own policy, the pod's (core/v1, KEP-5307). An
 // init container that succeeded is never restarted.

@@ -2,6 +2,7 @@ package podworker
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -20,16 +21,14 @@ type resources struct {
 	pending *status.Waiting                    // why wanted is not granted
 	applied map[string]v1.ResourceRequirements // what instances have, by ID
 	failure string                             // of the last attempt to apply what is granted
+	begun   bool                               // a change is granted, and its end is still to be told
+	refused int64                              // the generation that pending is about
 }
 
 // wholePod is the key of resources that a pod has as a whole (KEP-2837); no container has this name.
 const wholePod = ""
 
-const (
-	retryResize = time.Minute
-	// lookAgain is how often the ledger is asked about a change for which there was no room.
-	lookAgain = 10 * time.Second
-)
+const retryResize = time.Minute
 
 // wantedOf is what a pod asks for.
 func wantedOf(pod *v1.Pod) map[string]v1.ResourceRequirements {
@@ -81,13 +80,53 @@ func (w *worker) grant(pod *v1.Pod) *v1.Pod {
 		r.pending = nil
 		return pod
 	}
-	refused := w.c.Ledger.Resize(pod)
+	refused := w.c.Ledger.Resize(pod, w.box.signal)
 	if refused == nil {
-		r.granted, r.pending = want, nil
+		r.granted, r.pending, r.begun, r.failure = want, nil, true, ""
+		w.tellResize(pod, v1.EventTypeNormal, "ResizeStarted", "Pod resize started", "")
 		return pod
 	}
-	r.pending = &status.Waiting{Reason: refused.Reason, Message: refused.Message}
+	if r.pending == nil || r.pending.Reason != refused.Reason || r.refused != pod.Generation {
+		w.tellResize(pod, v1.EventTypeWarning, "Resize"+refused.Reason, "Pod resize "+refused.Reason, refused.Message)
+	}
+	r.pending, r.refused = &status.Waiting{Reason: refused.Reason, Message: refused.Message}, pod.Generation
 	return granted(pod, r.granted)
+}
+
+// tellResize gives an event of a change, with what is asked for as upstream's kubelet writes it.
+func (w *worker) tellResize(pod *v1.Pod, eventType, reason, what, failure string) {
+	if w.orphan {
+		return
+	}
+	type container struct {
+		Name      string                  `json:"name"`
+		Resources v1.ResourceRequirements `json:"resources"`
+	}
+	asked := struct {
+		InitContainers []container `json:"initContainers,omitempty"`
+		Containers     []container `json:"containers,omitempty"`
+		Generation     int64       `json:"generation"`
+		Error          string      `json:"error,omitempty"`
+	}{Generation: pod.Generation, Error: failure}
+	for i := range pod.Spec.InitContainers {
+		asked.InitContainers = append(asked.InitContainers, container{pod.Spec.InitContainers[i].Name, pod.Spec.InitContainers[i].Resources})
+	}
+	for i := range pod.Spec.Containers {
+		asked.Containers = append(asked.Containers, container{pod.Spec.Containers[i].Name, pod.Spec.Containers[i].Resources})
+	}
+	if b, err := json.Marshal(asked); err == nil {
+		what += ": " + string(b)
+	}
+	w.c.Events.Eventf(Reference(pod, ""), eventType, reason, "%s", what)
+}
+
+// tellResized gives an event when all that was granted is with the containers, and those that had to be are started anew.
+func (w *worker) tellResized() {
+	if !w.resources.begun || len(w.busy) > 0 || w.resizing().InProgress {
+		return
+	}
+	w.resources.begun = false
+	w.tellResize(w.pod, v1.EventTypeNormal, "ResizeCompleted", "Pod resize completed", "")
 }
 
 // granted is a copy of a pod with other resources.
@@ -112,9 +151,6 @@ func (w *worker) regrant() {
 		return
 	}
 	w.pod = w.grant(w.resources.wanted)
-	if w.resources.pending != nil {
-		w.wake(time.Now().Add(lookAgain))
-	}
 }
 
 // admitted notes what the node has promised. What a later version of the pod asks for beyond that is a change.
@@ -213,7 +249,10 @@ func (w *worker) resize(s Step) {
 				if ctx.Err() != nil {
 					return
 				}
-				w.resources.failure = runtime.Message(err)
+				if said := runtime.Message(err); said != w.resources.failure {
+					w.resources.failure = said
+					w.tellResize(pod, v1.EventTypeWarning, "ResizeError", "Pod resize error", said)
+				}
 				w.log.Warn("changing the resources of containers failed, trying again", "err", err)
 				w.fail(k, retryResize)
 				return

@@ -1,8 +1,10 @@
 package podworker
 
 import (
+	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -89,11 +91,18 @@ func TestResizeNeedsRoom(t *testing.T) {
 				t.Errorf("%s: %v of %v", c.amount, s.Resources, s.AllocatedResources)
 			}
 		}
+		if !f.saw("p ResizeInfeasible: Pod resize Infeasible: {\"containers\":[{\"name\":\"c\",\"resources\":{\"requests\":{\"cpu\":\"3\"}}}],\"generation\":2,\"error\":\"Node didn't have enough capacity: cpu") ||
+			!f.saw("p ResizeDeferred: Pod resize Deferred: ") {
+			t.Errorf("events %q", f.events)
+		}
 		f.delete("other", 0)
-		after(lookAgain + time.Second)
+		after(time.Second) // at once, not when somebody happens to look
 		p := f.get("p")
 		if s := p.Status.ContainerStatuses[0]; resizeOf(p, v1.PodResizePending) != nil || s.AllocatedResources.Cpu().String() != "1500m" {
 			t.Errorf("with room: %v, %+v", s.AllocatedResources, p.Status.Conditions)
+		}
+		if !f.saw("p ResizeStarted: Pod resize started: ") || !f.saw("p ResizeCompleted: Pod resize completed: ") {
+			t.Errorf("events %q", f.events)
 		}
 	})
 }
@@ -120,6 +129,68 @@ func TestResizeOutlivesTheKubelet(t *testing.T) {
 		after(time.Second)
 		if s := f.get("p").Status.ContainerStatuses[0]; s.AllocatedResources.Cpu().String() != "1" || s.Resources.Requests.Cpu().String() != "1" {
 			t.Errorf("after a change that fits: %v of %v", s.Resources, s.AllocatedResources)
+		}
+	})
+}
+
+// A container that is stopped to be made anew is, even if it ends well and its pod's containers are restarted only when they fail; one that ended by itself is not.
+func TestResizeRestartsOnFailure(t *testing.T) {
+	bubble(t, func(f *fixture) {
+		again := v1.Container{Name: "again", Image: "i", Resources: cpu("100m", ""), ResizePolicy: []v1.ContainerResizePolicy{{ResourceName: v1.ResourceCPU, RestartPolicy: v1.RestartContainer}}}
+		done := again
+		done.Name = "done"
+		p := sized("p", again, done)
+		p.Spec.RestartPolicy = v1.RestartPolicyOnFailure
+		f.add(p)
+		after(time.Second)
+		f.rt.Exit(string(f.get("p").UID), "done", 0)
+		after(time.Second)
+		f.change("p", func(p *v1.Pod) {
+			p.Generation = 2
+			p.Spec.Containers[0].Resources, p.Spec.Containers[1].Resources = cpu("200m", ""), cpu("200m", "")
+		})
+		after(time.Minute)
+		p = f.get("p")
+		if s := p.Status.ContainerStatuses[0]; s.State.Running == nil || s.RestartCount != 1 || !sameResources(*s.Resources, cpu("200m", "")) {
+			t.Errorf("%+v", s)
+		}
+		if s := p.Status.ContainerStatuses[1]; s.State.Terminated == nil || s.RestartCount != 0 {
+			t.Errorf("%+v", s)
+		}
+		if !f.saw("p ResizeCompleted: ") {
+			t.Errorf("events %q", f.events)
+		}
+	})
+}
+
+// What the runtime refuses is told once, however often it is tried.
+func TestResizeErrorIsTold(t *testing.T) {
+	bubble(t, func(f *fixture) {
+		f.add(sized("p", v1.Container{Name: "c", Image: "i", Resources: cpu("100m", "")}))
+		after(time.Second)
+		var refusing atomic.Bool
+		refusing.Store(true)
+		f.rt.Fail = func(call, _ string) error {
+			if call == "UpdateResources" && refusing.Load() {
+				return errors.New("no such control")
+			}
+			return nil
+		}
+		f.change("p", func(p *v1.Pod) { p.Generation = 2; p.Spec.Containers[0].Resources = cpu("200m", "") })
+		after(10 * time.Minute)
+		told := 0
+		for _, e := range f.events {
+			if strings.HasPrefix(e, "p ResizeError: Pod resize error: ") && strings.Contains(e, "no such control") {
+				told++
+			}
+		}
+		if told != 1 || f.saw("p ResizeCompleted") {
+			t.Errorf("events %q", f.events)
+		}
+		refusing.Store(false)
+		after(2 * retryResize)
+		if !f.saw("p ResizeCompleted: ") {
+			t.Errorf("events %q", f.events)
 		}
 	})
 }

@@ -235,6 +235,9 @@ func (w *worker) kill(s Step) {
 	if c == nil {
 		c = &v1.Container{Name: s.Container}
 	}
+	if s.Replace {
+		w.replaced[s.ID] = true
+	}
 	grace, ok := w.ending.graces[s.ID]
 	if !ok {
 		grace = podGrace(pod)

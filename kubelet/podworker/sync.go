@@ -39,7 +39,7 @@ func (w *worker) sync() Phase {
 	}
 	plan := Decide(&View{
 		Now: time.Now(), Pod: w.pod, Runtime: w.rt, Mounted: w.mounted, Images: w.images, Busy: busy, Retry: w.retry,
-		Failed: w.failed, Backoffs: w.backoffs, Unhealthy: w.unhealthy, Started: w.started, Applied: w.resources.applied,
+		Failed: w.failed, Backoffs: w.backoffs, Unhealthy: w.unhealthy, Replaced: w.replaced, Started: w.started, Applied: w.resources.applied,
 	})
 	if plan.Finished {
 		return w.end(ending{why: endFinished})
@@ -51,6 +51,7 @@ func (w *worker) sync() Phase {
 		w.log.Debug("step", "do", s.Do, "container", s.Container, "attempt", s.Attempt)
 		w.take(s)
 	}
+	w.tellResized()
 	w.judgeReady()
 	return Syncing
 }

@@ -70,6 +70,7 @@ type worker struct {
 	failed        map[string]status.Waiting
 	backoffs      map[string]Backoff
 	unhealthy     map[string]string // by container ID
+	replaced      map[string]bool   // container IDs that were killed to be made anew
 	probing       map[string]*probing
 	hooked        map[string]bool // instances whose postStart hook is still running
 	messages      map[string]string
@@ -93,7 +94,7 @@ func newWorker(c *Config, uid types.UID) *worker {
 		c: c, uid: uid, log: c.Log, box: mailbox{wake: make(chan struct{}, 1)}, born: time.Now(),
 		busy: map[Key]context.CancelFunc{}, seen: map[string]time.Time{}, dead: map[string]bool{}, images: map[string]Image{},
 		retry: map[Key]time.Time{}, failures: map[Key]int{}, failed: map[string]status.Waiting{}, backoffs: map[string]Backoff{},
-		unhealthy: map[string]string{}, probing: map[string]*probing{}, hooked: map[string]bool{}, messages: map[string]string{},
+		unhealthy: map[string]string{}, replaced: map[string]bool{}, probing: map[string]*probing{}, hooked: map[string]bool{}, messages: map[string]string{},
 	}
 }
 
