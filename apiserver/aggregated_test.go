@@ -511,3 +511,29 @@ func TestTrustIsPublished(t *testing.T) {
 		return d["client-ca-file"] == string(pairs.CA.CertPEM)+string(w.ca) && d["requestheader-client-ca-file"] == string(pairs.FrontProxyCA.CertPEM)+string(w.ca)
 	})
 }
+
+// TestPrioritiesAreAdministrators: who changes the priorities of an APIService of this server's own changes the order in discovery, and back.
+func TestPrioritiesAreAdministrators(t *testing.T) {
+	w := startAggregating(t, nil)
+	groups := func() (names []string) {
+		list, err := w.client(t, false).Discovery().ServerGroups()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, g := range list.Groups {
+			names = append(names, g.Name)
+		}
+		return names
+	}
+	eventually(t, "it is registered", func() bool { return w.get(t, "v1.batch") != nil })
+	before := groups()
+	index := func(list []string, name string) int { return slices.Index(list, name) }
+	if index(before, "batch") < index(before, "apps") {
+		t.Fatal(before)
+	}
+	was := w.get(t, "v1.batch").Spec.GroupPriorityMinimum
+	w.change(t, "v1.batch", func(s *apiregistrationv1.APIService) { s.Spec.GroupPriorityMinimum = 17900 })
+	eventually(t, "it stands where the administrator wants it", func() bool { now := groups(); return index(now, "batch") < index(now, "apps") })
+	w.change(t, "v1.batch", func(s *apiregistrationv1.APIService) { s.Spec.GroupPriorityMinimum = was })
+	eventually(t, "all is as before", func() bool { return slices.Equal(groups(), before) })
+}

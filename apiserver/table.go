@@ -31,6 +31,7 @@ type table struct {
 	storage   map[string]store.Resource                  // by StoragePrefix
 	foreign   map[schema.GroupVersion]*aggregate.Foreign // not changed
 	lives     map[schema.GroupVersionResource]*life      // of custom kinds
+	order     map[schema.GroupVersion]discovery.Priority // of own groups and versions, where an administrator has changed it; not changed
 	discovery func() *discovery.Documents                // made when the first client asks
 }
 
@@ -58,6 +59,12 @@ func (s *Server) SetForeign(list []aggregate.Foreign) {
 		}
 	}
 	_ = s.change(func(t *table) error { t.foreign = foreign; return nil }) // cannot fail
+}
+
+// SetPriorities says where in discovery the named groups and versions of this server's own kinds stand, in place of what was set before; others stand where
+// upstream has them.
+func (s *Server) SetPriorities(order map[schema.GroupVersion]discovery.Priority) {
+	_ = s.change(func(t *table) error { t.order = order; return nil }) // cannot fail
 }
 
 // SetKinds changes what is served in one step: the kinds of the removed group, version and resource names go, then those added come, each
@@ -147,7 +154,7 @@ func (s *Server) change(f func(*table) error) error {
 
 // finishTable prepares what is made of the kinds.
 func (s *Server) finishTable(t *table) {
-	list, address := t.kinds, ""
+	list, order, address := t.kinds, t.order, ""
 	if s.config.Advertise.IsValid() {
 		address = s.config.Advertise.String()
 	}
@@ -155,7 +162,7 @@ func (s *Server) finishTable(t *table) {
 	for _, f := range t.foreign {
 		foreign = append(foreign, f.Foreign)
 	}
-	t.discovery = sync.OnceValue(func() *discovery.Documents { return discovery.New(list, foreign, address) })
+	t.discovery = sync.OnceValue(func() *discovery.Documents { return discovery.New(list, foreign, order, address) })
 }
 
 // serveKinds adds list, whose stored sides may be open already, to t.

@@ -48,6 +48,8 @@ type Server interface {
 	Kinds() []*kinds.Kind
 	// SetForeign hands requests to list, in place of what was set before.
 	SetForeign(list []Foreign)
+	// SetPriorities says where its own groups and versions stand in discovery, in place of what was set before; others stand where upstream has them.
+	SetPriorities(order map[schema.GroupVersion]discovery.Priority)
 }
 
 // Config is what New needs.
@@ -81,12 +83,13 @@ type Aggregator struct {
 	context  context.Context // Run's
 
 	mu      sync.Mutex
-	wanted  map[string]*apiregistrationv1.APIService // guarded by mu; local ones, by name, as they should be
-	started bool                                     // guarded by mu; the informer has what there is
-	synced  map[string]bool                          // guarded by mu; names that were put right once
-	atStart map[string]bool                          // set before the loop runs; names that were there at the start
-	remotes map[string]*remote                       // guarded by mu; by name of the APIService
-	network *network                                 // guarded by mu; nil while there are no remotes
+	wanted  map[string]*apiregistrationv1.APIService   // guarded by mu; local ones, by name, as they should be
+	started bool                                       // guarded by mu; the informer has what there is
+	order   map[schema.GroupVersion]discovery.Priority // guarded by mu; what administrators have made of the priorities of local ones
+	synced  map[string]bool                            // guarded by mu; names that were put right once
+	atStart map[string]bool                            // set before the loop runs; names that were there at the start
+	remotes map[string]*remote                         // guarded by mu; by name of the APIService
+	network *network                                   // guarded by mu; nil while there are no remotes
 }
 
 // New prepares an Aggregator. KindsChanged may be called from now on.
@@ -181,6 +184,7 @@ func (a *Aggregator) sync(ctx context.Context, name string) error {
 	if err := a.register(ctx, name, s); err != nil {
 		return err
 	}
+	a.reorder(name, s)
 	switch {
 	case s == nil:
 		a.dropRemote(name)

@@ -3,11 +3,14 @@ package aggregate
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 
 	"wherry.dev/wherry/api/kinds"
@@ -129,4 +132,33 @@ func (a *Aggregator) Unregistered() error {
 	}
 	slices.Sort(missing)
 	return fmt.Errorf("missing APIService: %v", missing)
+}
+
+// reorder hands the server the priorities of a local APIService, if they are others by an administrator's wish. s is nil when it is gone.
+func (a *Aggregator) reorder(name string, s *apiregistrationv1.APIService) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	version, group, _ := strings.Cut(name, ".")
+	gv := schema.GroupVersion{Group: group, Version: version}
+	was, changed := a.order[gv]
+	want := a.wanted[name]
+	wish := want != nil && s != nil && s.Spec.Service == nil && (s.Spec.GroupPriorityMinimum != want.Spec.GroupPriorityMinimum || s.Spec.VersionPriority != want.Spec.VersionPriority)
+	var is discovery.Priority
+	if wish {
+		is = discovery.Priority{Group: s.Spec.GroupPriorityMinimum, Version: s.Spec.VersionPriority}
+	}
+	if changed == wish && was == is {
+		return
+	}
+	next := maps.Clone(a.order)
+	if wish {
+		if next == nil {
+			next = map[schema.GroupVersion]discovery.Priority{}
+		}
+		next[gv] = is
+	} else {
+		delete(next, gv)
+	}
+	a.order = next
+	a.Server.SetPriorities(next) // under mu, so that the newest comes last
 }

@@ -63,8 +63,9 @@ type Foreign struct {
 }
 
 // New prepares the documents for kinds, which are served at address (host:port), and for the groups of other servers. A group and version
-// that another server serves is that server's, whatever kinds there are.
-func New(list []*kinds.Kind, foreign []Foreign, address string) *Documents {
+// that another server serves is that server's, whatever kinds there are. priorities are those of groups and versions of kinds that an administrator has
+// changed.
+func New(list []*kinds.Kind, foreign []Foreign, priorities map[schema.GroupVersion]Priority, address string) *Documents {
 	d := &Documents{byName: map[string]*group{}, resources: map[schema.GroupVersion]*metav1.APIResourceList{}, address: address}
 	version := func(gv schema.GroupVersion, p Priority) *groupVersion {
 		g := d.byName[gv.Group]
@@ -84,8 +85,12 @@ func New(list []*kinds.Kind, foreign []Foreign, address string) *Documents {
 		version(foreign[i].GroupVersion, foreign[i].Priority).foreign = &foreign[i]
 	}
 	for _, k := range list {
-		p, _ := PriorityOf(k)
-		if v := version(k.GroupVersionKind.GroupVersion(), p); v.foreign == nil {
+		gv := k.GroupVersionKind.GroupVersion()
+		p, changed := priorities[gv]
+		if !changed {
+			p, _ = PriorityOf(k)
+		}
+		if v := version(gv, p); v.foreign == nil {
 			v.kinds = append(v.kinds, k)
 		}
 	}

@@ -42,7 +42,7 @@ func TestOrder(t *testing.T) {
 	newer.GroupVersionKind.Version = "v1"
 	list := append(kinds.All(), custom, &newer)
 	d := New(list, []Foreign{foreign("b.example", "v1", 100, 1), foreign("b.example", "v2", 19000, 5), foreign("a.example", "v2", 50, 1), foreign("c.example", "v1", 50, 1), unknown,
-		foreign("apps", "v1", 17800, 15), foreign("batch", "v2", 1, 1000)}, "")
+		foreign("apps", "v1", 17800, 15), foreign("batch", "v2", 1, 1000)}, nil, "")
 	groups, all := metav1.APIGroupList{}, apidiscoveryv2.APIGroupDiscoveryList{}
 	if err := json.Unmarshal(ask(t, d, "/apis").Body.Bytes(), &groups); err != nil {
 		t.Fatal(err)
@@ -93,7 +93,7 @@ func TestOrder(t *testing.T) {
 
 // TestTags: what has not changed is not sent again, in whatever form.
 func TestTags(t *testing.T) {
-	d := New(kinds.All(), nil, "")
+	d := New(kinds.All(), nil, nil, "")
 	seen := map[string]bool{}
 	for _, path := range []string{"/api", "/apis"} {
 		for _, accept := range []string{v2, strings.Replace(v2, "json", "vnd.kubernetes.protobuf", 1), strings.Replace(v2, "=v2;", "=v2beta1;", 1)} {
@@ -112,10 +112,10 @@ func TestTags(t *testing.T) {
 			if again := ask(t, d, path, "Accept", accept, "If-None-Match", `"other"`); again.Code != 200 {
 				t.Errorf("%s as %s with another tag: %d", path, accept, again.Code)
 			}
-			if same := ask(t, New(kinds.All(), nil, ""), path, "Accept", accept); same.Header().Get("ETag") != etag {
+			if same := ask(t, New(kinds.All(), nil, nil, ""), path, "Accept", accept); same.Header().Get("ETag") != etag {
 				t.Errorf("%s as %s has another tag on another server", path, accept)
 			}
-			if other := ask(t, New(kinds.All()[:30], []Foreign{foreign("", "v2", 1, 1), foreign("x.example", "v1", 1, 1)}, ""), path, "Accept", accept); other.Header().Get("ETag") == etag {
+			if other := ask(t, New(kinds.All()[:30], []Foreign{foreign("", "v2", 1, 1), foreign("x.example", "v1", 1, 1)}, nil, ""), path, "Accept", accept); other.Header().Get("ETag") == etag {
 				t.Errorf("%s as %s has the same tag when it is another document", path, accept)
 			}
 		}
@@ -123,7 +123,7 @@ func TestTags(t *testing.T) {
 }
 
 func BenchmarkDiscovery(b *testing.B) {
-	d := New(kinds.All(), nil, "")
+	d := New(kinds.All(), nil, nil, "")
 	for name, header := range map[string][]string{"all": {"Accept", v2}, "all-gzip": {"Accept", v2, "Accept-Encoding", "gzip"}, "unchanged": {"Accept", v2, "If-None-Match", ask(b, d, "/apis", "Accept", v2).Header().Get("ETag")},
 		"groups": {"Accept", "application/json"}} {
 		b.Run(name, func(b *testing.B) {
