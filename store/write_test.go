@@ -376,6 +376,7 @@ func TestDetectMutations(t *testing.T) {
 	s := open(t, store.Config{Client: startEtcd(t), SoleWriter: true, DetectMutations: func(what string) { said = append(said, what) }})
 	r := s.Resource(podConfig)
 	create(t, r, "a", "good")
+	set(t, r, "a", "good", "other") // objects may share what is equal in them
 	create(t, r, "a", "bad")
 	mustList(t, r).Items[0].Object.(*corev1.Pod).Labels["app"] = "changed"
 	s.Close()
