@@ -203,7 +203,10 @@ func TestRecentBounds(t *testing.T) {
 			c.Apply([]Update[thing]{{key, r, &thing{key: key, revision: r, ballast: make([]byte, 1<<12)}}})
 			time.Sleep(time.Millisecond)
 		}
-		if n := c.recent.len(); n != 1<<20>>12 {
+		c.mu.RLock() // against the timer that drops what is old
+		n := c.recent.len()
+		c.mu.RUnlock()
+		if n != 1<<20>>12 {
 			t.Errorf("%d changes of 4 KiB within 1 MiB", n)
 		}
 		time.Sleep(time.Minute + time.Minute/8)
