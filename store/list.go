@@ -158,6 +158,10 @@ func (r *resource) walk(s watchcache.Snapshot[Object], p page) *ListResult {
 	last := ""
 	s.Walk(p.prefix, p.start, func(key string, o *Object) bool {
 		if p.limit > 0 && int64(len(result.Items)) == p.limit {
+			if p.prefix == "" && p.start == "" && p.match == nil && p.name == "" { // from the first of all there are
+				remaining = int64(s.Len()) - p.limit
+				return false
+			}
 			remaining++
 			return p.match == nil && p.name == "" // count the rest only where the count is told
 		}

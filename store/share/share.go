@@ -191,86 +191,124 @@ func equalMaps[M ~map[K]V, K, V comparable](a, b M) bool {
 	return true
 }
 
-// share makes what lies at to, which is the caller's alone, refer to what lies at from wherever that is equal, and says whether it found anything.
-func (p *plan) share(to, from unsafe.Pointer) (found bool) {
+// share makes what lies at to, which is the caller's alone, refer to what lies at from wherever that is equal.
+func (p *plan) share(to, from unsafe.Pointer) {
 	for i := range p.steps {
-		s := &p.steps[i]
-		if s.kind != flat && s.share(unsafe.Add(to, s.offset), unsafe.Add(from, s.offset)) {
-			found = true
+		if s := &p.steps[i]; s.kind != flat {
+			s.share(unsafe.Add(to, s.offset), unsafe.Add(from, s.offset))
 		}
 	}
-	return found
 }
 
-func (s *step) share(to, from unsafe.Pointer) bool {
+func (s *step) share(to, from unsafe.Pointer) {
 	switch s.kind {
 	case text:
 		x, y := (*string)(to), (*string)(from)
 		if len(*x) == 0 || len(*x) != len(*y) || unsafe.StringData(*x) == unsafe.StringData(*y) || *x != *y {
-			return false
+			return
 		}
 		*x = *y
 	case pointer:
 		x, y := (*unsafe.Pointer)(to), *(*unsafe.Pointer)(from)
 		switch {
 		case *x == y || *x == nil || y == nil:
-			return false
+			return
 		case s.elem.equal(*x, y):
 			*x = y
-			return true
-		case !s.elem.refs:
-			return false
+			return
+		case !s.elem.gains(*x, y):
+			return
 		}
 		own := reflect.New(s.elem.t)
 		own.Elem().Set(reflect.NewAt(s.elem.t, *x).Elem())
-		if !s.elem.share(own.UnsafePointer(), y) {
-			return false
-		}
+		s.elem.share(own.UnsafePointer(), y)
 		*x = own.UnsafePointer()
 	case list:
-		return s.shareList((*slice)(to), (*slice)(from))
+		s.shareList((*slice)(to), (*slice)(from))
 	case labels:
 		x, y := (*map[string]string)(to), *(*map[string]string)(from)
-		if len(*x) == 0 || reflect.ValueOf(*x).UnsafePointer() == reflect.ValueOf(y).UnsafePointer() || !equalMaps(*x, y) {
-			return false
+		if sharable(*x, y) {
+			*x = y
 		}
-		*x = y
 	case amounts:
 		x, y := (*corev1.ResourceList)(to), *(*corev1.ResourceList)(from)
-		if len(*x) == 0 || reflect.ValueOf(*x).UnsafePointer() == reflect.ValueOf(y).UnsafePointer() || !equalMaps(*x, y) {
-			return false
+		if sharable(*x, y) {
+			*x = y
 		}
-		*x = y
 	}
-	return true
 }
 
 // shareList compares elements that are at the same place: neighbours have them in the same order.
-func (s *step) shareList(x, y *slice) bool {
+func (s *step) shareList(x, y *slice) {
 	n := min(x.len, y.len)
 	if n == 0 || x.data == y.data && x.len <= y.len {
-		return false
+		return
 	}
 	if s.equal(unsafe.Pointer(x), unsafe.Pointer(y)) {
 		x.data, x.cap = y.data, x.len // nobody can append into what the other has
-		return true
+		return
 	}
-	if !s.elem.refs {
-		return false
+	size, gains := s.elem.t.Size(), false
+	for i := 0; i < n && !gains; i++ {
+		at := uintptr(i) * size
+		gains = s.elem.gains(unsafe.Add(x.data, at), unsafe.Add(y.data, at))
 	}
-	size := s.elem.t.Size()
+	if !gains {
+		return
+	}
 	of := reflect.SliceOf(s.elem.t)
 	own := reflect.MakeSlice(of, x.len, x.len)
 	reflect.Copy(own, reflect.NewAt(of, unsafe.Pointer(x)).Elem())
-	data, found := own.UnsafePointer(), false
+	data := own.UnsafePointer()
 	for i := range n {
 		at := uintptr(i) * size
-		if s.elem.share(unsafe.Add(data, at), unsafe.Add(y.data, at)) {
-			found = true
+		s.elem.share(unsafe.Add(data, at), unsafe.Add(y.data, at))
+	}
+	x.data, x.cap = data, x.len
+}
+
+// gains says whether share would find anything: nothing is copied for nothing.
+func (p *plan) gains(to, from unsafe.Pointer) bool {
+	if !p.refs {
+		return false
+	}
+	for i := range p.steps {
+		s := &p.steps[i]
+		if s.kind != flat && s.gains(unsafe.Add(to, s.offset), unsafe.Add(from, s.offset)) {
+			return true
 		}
 	}
-	if found {
-		x.data, x.cap = data, x.len
+	return false
+}
+
+func (s *step) gains(to, from unsafe.Pointer) bool {
+	switch s.kind {
+	case text:
+		x, y := *(*string)(to), *(*string)(from)
+		return len(x) > 0 && unsafe.StringData(x) != unsafe.StringData(y) && x == y
+	case pointer:
+		x, y := *(*unsafe.Pointer)(to), *(*unsafe.Pointer)(from)
+		return x != y && x != nil && y != nil && (s.elem.gains(x, y) || s.elem.equal(x, y))
+	case list:
+		x, y := (*slice)(to), (*slice)(from)
+		n := min(x.len, y.len)
+		if n == 0 || x.data == y.data && x.len <= y.len {
+			return false
+		}
+		for i, size := 0, s.elem.t.Size(); i < n && s.elem.refs; i++ {
+			if at := uintptr(i) * size; s.elem.gains(unsafe.Add(x.data, at), unsafe.Add(y.data, at)) {
+				return true
+			}
+		}
+		return s.equal(to, from)
+	case labels:
+		return sharable(*(*map[string]string)(to), *(*map[string]string)(from))
+	default:
+		return sharable(*(*corev1.ResourceList)(to), *(*corev1.ResourceList)(from))
 	}
-	return found
+}
+
+// sharable says whether two maps are equal and not the same.
+func sharable[M ~map[K]V, K, V comparable](a, b M) bool {
+	return len(a) > 0 && reflect.ValueOf(a).UnsafePointer() != reflect.ValueOf(b).UnsafePointer() && equalMaps(a, b)
 }
