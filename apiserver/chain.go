@@ -19,6 +19,7 @@ import (
 	apirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/warning"
 
+	"wherry.dev/wherry/apiserver/audit"
 	"wherry.dev/wherry/apiserver/verbs"
 	"wherry.dev/wherry/apiserver/wire"
 )
@@ -257,6 +258,9 @@ var resourceVerbs = map[string]action{
 
 // encode answers with what the verb found, unless the verb has answered.
 func (s *Server) encode(w http.ResponseWriter, r *verbs.Request, served *verbs.Served, a verbs.Answer) error {
+	if a.List != nil && !audit.WantsAnswer(r.HTTP.Context()) && served.Type.WriteStoredList(w, r.HTTP, a.Code, r.Accept, a.List) {
+		return nil
+	}
 	b, err := s.encoded(r, served, a)
 	if b == nil || err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"weak"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -31,6 +32,7 @@ type Type struct {
 
 	id                           uint64 // of this Type among all there were
 	jsonKey, protoKey, servedKey any    // keys of what is remembered with an object, boxed once
+	jsonPiece, protoPiece        any
 }
 
 // types counts the Types that were made: a custom kind may come back in another shape, and what was remembered of the last one is not
@@ -56,7 +58,8 @@ func NewType(k *kinds.Kind) *Type {
 	}
 	type object struct{ group, version string }
 	return &Type{Kind: k, GVK: gvk, object: newHead(gvk), list: newHead(gvk.GroupVersion().WithKind(listKind)), id: types.Add(1),
-		jsonKey: key{gvk.Group, gvk.Version, JSON}, protoKey: key{gvk.Group, gvk.Version, Protobuf}, servedKey: object{gvk.Group, gvk.Version}}
+		jsonKey: key{gvk.Group, gvk.Version, JSON}, protoKey: key{gvk.Group, gvk.Version, Protobuf}, servedKey: object{gvk.Group, gvk.Version},
+		jsonPiece: pieceKey{gvk.Group, gvk.Version, JSON}, protoPiece: pieceKey{gvk.Group, gvk.Version, Protobuf}}
 }
 
 // head is what precedes the fields of every object of one type.
@@ -356,12 +359,9 @@ func (t *Type) EncodeStoredList(a Accept, l *store.ListResult) ([]byte, error) {
 		}
 		return encodeCBOR(t.list.gvk, list)
 	}
-	m, err := json.Marshal(lm)
+	m, err := t.jsonListMeta(lm)
 	if err != nil {
-		return nil, fmt.Errorf("encode list metadata: %w", err)
-	}
-	if t.Kind.Custom && lm.Continue == "" { // free lists always have one
-		m = append([]byte(`{"continue":"",`), m[1:]...)
+		return nil, err
 	}
 	size := len(t.list.json) + len(m) + 32
 	bodies := make([]*body, len(l.Items))
@@ -392,6 +392,18 @@ func (t *Type) EncodeStoredList(a Accept, l *store.ListResult) ([]byte, error) {
 	}
 	out = append(out, "]}\n"...)
 	return finishJSON(a, out)
+}
+
+// jsonListMeta is a list's metadata in JSON.
+func (t *Type) jsonListMeta(lm metav1.ListMeta) ([]byte, error) {
+	m, err := json.Marshal(lm)
+	if err != nil {
+		return nil, fmt.Errorf("encode list metadata: %w", err)
+	}
+	if t.Kind.Custom && lm.Continue == "" { // free lists always have one
+		m = append([]byte(`{"continue":"",`), m[1:]...)
+	}
+	return m, nil
 }
 
 // protoList relies on a convention of every built-in list type: metadata is field 1, items field 2. A test holds it.
