@@ -11,6 +11,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metaapply "k8s.io/client-go/applyconfigurations/meta/v1"
+	networkingapply "k8s.io/client-go/applyconfigurations/networking/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"wherry.dev/wherry/api/kinds"
@@ -47,12 +49,15 @@ func (s *Server) keepServiceCIDR(ctx context.Context, cs kubernetes.Interface) e
 	if have.DeletionTimestamp != nil || meta.FindStatusCondition(have.Status.Conditions, networkingv1.ServiceCIDRConditionReady) != nil {
 		return nil
 	}
-	have = have.DeepCopy()
-	meta.SetStatusCondition(&have.Status.Conditions, metav1.Condition{Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue,
-		Message: "Kubernetes default Service CIDR is ready"})
-	_, err = cidrs.UpdateStatus(ctx, have, metav1.UpdateOptions{})
+	ready := metaapply.Condition().WithType(networkingv1.ServiceCIDRConditionReady).WithStatus(metav1.ConditionTrue).WithMessage("Kubernetes default Service CIDR is ready").
+		WithLastTransitionTime(metav1.Now())
+	_, err = cidrs.ApplyStatus(ctx, networkingapply.ServiceCIDR(kubernetesService).WithStatus(networkingapply.ServiceCIDRStatus().WithConditions(ready)),
+		metav1.ApplyOptions{FieldManager: rangeManager, Force: true})
 	return err
 }
+
+// rangeManager is upstream's name for what marks the ServiceCIDR ready.
+const rangeManager = "kubernetes-service-cidr-controller"
 
 // keepFlowControl makes the priority levels and flow schemas that upstream makes (KEP-1040). The mandatory ones are always
 // as they should be; a suggested one that a user has taken over (its annotation says so) is left alone.

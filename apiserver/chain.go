@@ -151,8 +151,11 @@ func (s *Server) serve(rw http.ResponseWriter, hr *http.Request, identity user.I
 	if err != nil {
 		o.unknown = served == nil
 		if apierrors.IsNotFound(err) && served == nil {
-			notFound(w)
-			return
+			if !s.ownGroup(r.Info.APIGroup) {
+				notFound(w)
+				return
+			}
+			err = apierrors.NewGenericServerResponse(http.StatusNotFound, "", schema.GroupResource{}, "", "", 0, false) // which does not say what
 		}
 		wire.WriteError(w, r.HTTP, err)
 		return
@@ -174,7 +177,7 @@ func (s *Server) serve(rw http.ResponseWriter, hr *http.Request, identity user.I
 	// C4, C5 and their like: decode, default, admit, validate, store are the verb's; encode is ours.
 	answer, err := act.do(ctx, served, r)
 	if err != nil {
-		wire.WriteError(w, r.HTTP, timedOut(ctx, err))
+		wire.WriteError(w, r.HTTP, served.Named(timedOut(ctx, err)))
 		return
 	}
 	if err := s.encode(w, r, served, answer); err != nil {

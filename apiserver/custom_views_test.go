@@ -101,8 +101,8 @@ func TestCustomScale(t *testing.T) {
 	if s, _, _ := unstructured.NestedString(u.Object, "status", "selector"); s != "app=a" {
 		t.Errorf("selector: %v", u.Object)
 	}
-	// Who owns the number in a Scale owns it in the object.
-	if _, err = c.Apply(ctx, "a", scale("replicas: 4"), metav1.ApplyOptions{FieldManager: "applier"}, "scale"); !apierrors.IsConflict(err) || !strings.Contains(err.Error(), `conflict with "updater" with subresource "scale"`) {
+	// Who owns the number in a Scale owns it in the object. Nobody owned it when the scale was updated, and as upstream updates begin no record.
+	if _, err = c.Apply(ctx, "a", scale("replicas: 4"), metav1.ApplyOptions{FieldManager: "applier"}, "scale"); !apierrors.IsConflict(err) || !strings.Contains(err.Error(), `conflict with "before-first-apply" with subresource "scale"`) {
 		t.Errorf("another's number: %v", err)
 	}
 	if _, err = c.Apply(ctx, "a", scale("replicas: 4"), metav1.ApplyOptions{FieldManager: "applier", Force: true}, "scale"); err != nil || count() != int64(4) {

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apiserver/pkg/authentication/user"
+	flowcontrolapply "k8s.io/client-go/applyconfigurations/flowcontrol/v1"
 	"k8s.io/client-go/kubernetes"
 	flowcontrollisters "k8s.io/client-go/listers/flowcontrol/v1"
 	"k8s.io/client-go/tools/cache"
@@ -140,11 +141,12 @@ func (s *Server) keepFlow(ctx context.Context, cs kubernetes.Interface, schemaLi
 	failed := false
 	for _, f := range schemas {
 		there["schema "+f.Name] = true
-		next := withDangling(f, there["level "+f.Spec.PriorityLevelConfiguration.Name])
+		next := dangling(f, there["level "+f.Spec.PriorityLevelConfiguration.Name])
 		if next == nil {
 			continue
 		}
-		if _, err := cs.FlowcontrolV1().FlowSchemas().UpdateStatus(ctx, next, metav1.UpdateOptions{}); err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) { // of those an event comes
+		status := flowcontrolapply.FlowSchema(f.Name).WithStatus(flowcontrolapply.FlowSchemaStatus().WithConditions(next))
+		if _, err := cs.FlowcontrolV1().FlowSchemas().ApplyStatus(ctx, status, metav1.ApplyOptions{FieldManager: flowManager, Force: true}); err != nil && !apierrors.IsNotFound(err) { // of what is gone an event comes
 			s.log.Debug("write the status of a flow schema", "name", f.Name, "error", err)
 			failed = true
 		}
@@ -170,31 +172,29 @@ func (s *Server) keepFlow(ctx context.Context, cs kubernetes.Interface, schemaLi
 	return nil
 }
 
-// withDangling returns f with the condition that says whether its priority level is there; nil when it says so already.
-func withDangling(f *flowcontrolv1.FlowSchema, found bool) *flowcontrolv1.FlowSchema {
-	want := flowcontrolv1.FlowSchemaCondition{Type: flowcontrolv1.FlowSchemaConditionDangling, Status: flowcontrolv1.ConditionTrue, Reason: "NotFound", LastTransitionTime: metav1.Now(),
-		Message: fmt.Sprintf("This FlowSchema references the PriorityLevelConfiguration object named %q but there is no such object", f.Spec.PriorityLevelConfiguration.Name)}
+// flowManager is upstream's name for what keeps the statuses of flow schemas.
+const flowManager = "api-priority-and-fairness-config-consumer-v1"
+
+// dangling returns the condition of f that says whether its priority level is there; nil when f has it already.
+func dangling(f *flowcontrolv1.FlowSchema, found bool) *flowcontrolapply.FlowSchemaConditionApplyConfiguration {
+	status, reason := flowcontrolv1.ConditionTrue, "NotFound"
+	message := fmt.Sprintf("This FlowSchema references the PriorityLevelConfiguration object named %q but there is no such object", f.Spec.PriorityLevelConfiguration.Name)
 	if found {
-		want.Status, want.Reason = flowcontrolv1.ConditionFalse, "Found"
-		want.Message = fmt.Sprintf("This FlowSchema references the PriorityLevelConfiguration object named %q and it exists", f.Spec.PriorityLevelConfiguration.Name)
+		status, reason = flowcontrolv1.ConditionFalse, "Found"
+		message = fmt.Sprintf("This FlowSchema references the PriorityLevelConfiguration object named %q and it exists", f.Spec.PriorityLevelConfiguration.Name)
 	}
-	next := f.DeepCopy()
-	for i := range next.Status.Conditions {
-		c := &next.Status.Conditions[i]
-		if c.Type != want.Type {
+	since := metav1.Now()
+	for i := range f.Status.Conditions {
+		c := &f.Status.Conditions[i]
+		if c.Type != flowcontrolv1.FlowSchemaConditionDangling || c.Status != status {
 			continue
 		}
-		if c.Status == want.Status {
-			if c.Reason == want.Reason && c.Message == want.Message {
-				return nil
-			}
-			want.LastTransitionTime = c.LastTransitionTime
+		if c.Reason == reason && c.Message == message {
+			return nil
 		}
-		*c = want
-		return next
+		since = c.LastTransitionTime
 	}
-	next.Status.Conditions = append(next.Status.Conditions, want)
-	return next
+	return flowcontrolapply.FlowSchemaCondition().WithType(flowcontrolv1.FlowSchemaConditionDangling).WithStatus(status).WithReason(reason).WithMessage(message).WithLastTransitionTime(since)
 }
 
 // holdsSeats says whether a request takes room: all but streams; of watches only the beginning.

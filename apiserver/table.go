@@ -245,6 +245,16 @@ func (s *Server) known(i *apirequest.RequestInfo) *verbs.Served {
 	return s.resource(schema.GroupVersionResource{Group: i.APIGroup, Version: i.APIVersion, Resource: i.Resource})
 }
 
+// ownGroup says whether a group is of kinds that are built in.
+func (s *Server) ownGroup(group string) bool {
+	for gvr, served := range s.now.Load().served {
+		if gvr.Group == group && !served.Kind.Custom {
+			return true
+		}
+	}
+	return false
+}
+
 // elsewhere returns who answers a request instead of this server, nil for nobody.
 func (s *Server) elsewhere(i *apirequest.RequestInfo) http.Handler {
 	t := s.now.Load()

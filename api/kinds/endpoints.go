@@ -48,6 +48,7 @@ func Endpoints() *Kind {
 		}),
 		Warnings:         warningsOf(func(e, _ *corev1.Endpoints) []string { return warnEndpoints(e) }),
 		ValidateName:     NameIsDNSSubdomain,
+		Notices:          []string{"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"},
 		FieldLabels:      metaFieldLabels,
 		SelectableFields: namespacedMetaFields,
 		Columns: []metav1.TableColumnDefinition{

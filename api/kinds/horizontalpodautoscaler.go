@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -28,6 +29,7 @@ func HorizontalPodAutoscalers() *Kind {
 		New:              func() runtime.Object { return new(autoscalingv2.HorizontalPodAutoscaler) },
 		NewList:          func() runtime.Object { return new(autoscalingv2.HorizontalPodAutoscalerList) },
 		StoragePrefix:    "horizontalpodautoscalers",
+		Convert:          convertAutoscaler,
 		Default:          defaulting(defaultAutoscaler),
 		PrepareForCreate: onCreate(func(a *autoscalingv2.HorizontalPodAutoscaler) {
 			a.Status = autoscalingv2.HorizontalPodAutoscalerStatus{}
@@ -53,6 +55,7 @@ func HorizontalPodAutoscalers() *Kind {
 		Subresources: map[string]*Subresource{
 			"status": {
 				Verbs:            viewVerbs,
+				Versions:         []schema.GroupVersion{autoscalingv1.SchemeGroupVersion},
 				PrepareForUpdate: onUpdate(func(a, old *autoscalingv2.HorizontalPodAutoscaler) { a.Spec = old.Spec }),
 				ValidateUpdate: checkingUpdate(func(a, old *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
 					var f faults
@@ -134,7 +137,7 @@ func HorizontalPodAutoscalersV1() *Kind {
 	k.ValidateUpdate = checkingBoth(stored.ValidateUpdate)
 	status := stored.Subresources["status"]
 	k.Subresources = map[string]*Subresource{
-		"status": {Verbs: viewVerbs, PrepareForUpdate: preparing(status.PrepareForUpdate), ValidateUpdate: checkingBoth(status.ValidateUpdate)},
+		"status": {Verbs: viewVerbs, Versions: []schema.GroupVersion{stored.GroupVersionKind.GroupVersion()}, PrepareForUpdate: preparing(status.PrepareForUpdate), ValidateUpdate: checkingBoth(status.ValidateUpdate)},
 	}
 	k.Row = row(func(a *autoscalingv1.HorizontalPodAutoscaler, now time.Time) []any {
 		return autoscalerRow(autoscalerFromV1(a), now)

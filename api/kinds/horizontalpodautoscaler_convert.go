@@ -8,6 +8,9 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 // autoscaling/v1 knows one metric, the use of CPU. It holds the others, and what else it has no fields for, as JSON in annotations, which are
@@ -58,6 +61,37 @@ func plainRulesOf(r *autoscalingv2.HPAScalingRules) *plainRules {
 		out.Policies = append(out.Policies, plainPolicy{p.Type, p.Value, p.PeriodSeconds})
 	}
 	return out
+}
+
+// convertAutoscaler returns a copy of an autoscaler of either version, typed or not, in a version.
+func convertAutoscaler(obj runtime.Object, to schema.GroupVersion) (runtime.Object, error) {
+	if u, free := obj.(*unstructured.Unstructured); free {
+		var typed runtime.Object
+		switch gvk := u.GroupVersionKind(); gvk.GroupVersion() {
+		case autoscalingv1.SchemeGroupVersion:
+			typed = new(autoscalingv1.HorizontalPodAutoscaler)
+		case autoscalingv2.SchemeGroupVersion:
+			typed = new(autoscalingv2.HorizontalPodAutoscaler)
+		default:
+			return nil, runtime.NewNotRegisteredErrForKind("wherry", gvk)
+		}
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, typed); err != nil {
+			return nil, fmt.Errorf("unable to convert unstructured object to %s: %w", u.GroupVersionKind(), err) // upstream's words, which the client sees
+		}
+		typed.GetObjectKind().SetGroupVersionKind(u.GroupVersionKind())
+		obj = typed
+	}
+	v1, isV1 := obj.(*autoscalingv1.HorizontalPodAutoscaler)
+	v2, isV2 := obj.(*autoscalingv2.HorizontalPodAutoscaler)
+	switch {
+	case isV1 && to == autoscalingv2.SchemeGroupVersion:
+		return autoscalerFromV1(v1), nil
+	case isV2 && to == autoscalingv1.SchemeGroupVersion:
+		return autoscalerToV1(v2)
+	case isV1 && to == autoscalingv1.SchemeGroupVersion, isV2 && to == autoscalingv2.SchemeGroupVersion:
+		return obj.DeepCopyObject(), nil
+	}
+	return nil, runtime.NewNotRegisteredErrForKind("wherry", to.WithKind("HorizontalPodAutoscaler"))
 }
 
 // autoscalerFromV1 returns a new object. An annotation that cannot be read is left out.

@@ -142,7 +142,7 @@ type Subresource struct {
 	ValidateUpdate   func(ctx context.Context, obj, old runtime.Object) field.ErrorList
 	// Resets are the dotted paths of fields besides spec that a write of the status cannot set, and so nobody comes to own by it.
 	Resets []string
-	// Versions are the other versions of a Custom kind that have this subresource: what this one resets, it resets there too.
+	// Versions are the other versions of the kind that have this subresource: what this one resets, it resets there too.
 	Versions []schema.GroupVersion
 	// Kind is set when the subresource is served as another type (scale); otherwise the parent's.
 	Kind schema.GroupVersionKind

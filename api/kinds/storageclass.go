@@ -38,10 +38,15 @@ func StorageClasses() *Kind {
 		ValidateUpdate: checkingUpdate(func(c, old *storagev1.StorageClass) field.ErrorList {
 			errs := validateStorageClass(c)
 			errs = append(errs, ValidateMetaUpdate(&c.ObjectMeta, &old.ObjectMeta)...)
-			errs = append(errs, validation.ValidateImmutableField(c.Parameters, old.Parameters, field.NewPath("parameters"))...)
-			errs = append(errs, validation.ValidateImmutableField(c.Provisioner, old.Provisioner, field.NewPath("provisioner"))...)
-			errs = append(errs, validation.ValidateImmutableField(c.ReclaimPolicy, old.ReclaimPolicy, field.NewPath("reclaimPolicy"))...)
-			return append(errs, validation.ValidateImmutableField(c.VolumeBindingMode, old.VolumeBindingMode, field.NewPath("volumeBindingMode"))...)
+			for _, part := range []struct {
+				name    string
+				is, was any
+			}{{"parameters", c.Parameters, old.Parameters}, {"provisioner", c.Provisioner, old.Provisioner}, {"reclaimPolicy", c.ReclaimPolicy, old.ReclaimPolicy}, {"volumeBindingMode", c.VolumeBindingMode, old.VolumeBindingMode}} {
+				if !apiequality.Semantic.DeepEqual(part.is, part.was) {
+					errs = append(errs, field.Invalid(field.NewPath(part.name), nil, validation.FieldImmutableErrorMsg)) // upstream does not show the value
+				}
+			}
+			return errs
 		}),
 		Warnings: warningsOf(func(c, _ *storagev1.StorageClass) (warnings []string) {
 			for i, t := range c.AllowedTopologies {

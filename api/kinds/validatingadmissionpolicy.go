@@ -57,7 +57,8 @@ func ValidatingAdmissionPolicies() *Kind {
 		ValidateName: NameIsDNSSubdomain,
 		Subresources: map[string]*Subresource{
 			"status": {
-				Verbs: viewVerbs,
+				Verbs:  viewVerbs,
+				Resets: []string{"metadata"},
 				PrepareForUpdate: onUpdate(func(p, old *admissionv1.ValidatingAdmissionPolicy) {
 					p.Spec = old.Spec
 					metav1.ResetObjectMetaForStatus(&p.ObjectMeta, &old.ObjectMeta)

@@ -64,7 +64,7 @@ func (p *runtimeClass) Validate(ctx context.Context, a admission.Attributes, _ a
 		if !equality.Semantic.DeepEqual(class.Overhead.PodFixed, pod.Spec.Overhead) {
 			return admission.NewForbidden(a, errors.New("pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead"))
 		}
-	case len(pod.Spec.Overhead) > 0:
+	case pod.Spec.Overhead != nil:
 		return admission.NewForbidden(a, errors.New("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"))
 	}
 	return nil

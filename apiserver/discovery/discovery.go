@@ -226,7 +226,7 @@ func (d *Documents) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (d *Documents) resourceList(w http.ResponseWriter, r *http.Request, gv schema.GroupVersion) {
 	l := d.resources[gv]
 	if l == nil && d.byName[gv.Group] != nil {
-		wire.WriteError(w, r, apierrors.NewGenericServerResponse(http.StatusNotFound, "", schema.GroupResource{}, "", "", 0, true))
+		wire.WriteError(w, r, apierrors.NewGenericServerResponse(http.StatusNotFound, "", schema.GroupResource{}, "", "", 0, false))
 		return
 	}
 	if l == nil {

@@ -6,10 +6,12 @@ package managed
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -58,6 +60,9 @@ type Manager struct {
 	once sync.Once
 	full *managedfields.FieldManager // set by once
 	err  error                       // set by once
+
+	scaleOnce sync.Once
+	scale     *Manager // of Scales; set by scaleOnce
 }
 
 // New returns the manager of k's subresource ("" for the object itself).
@@ -81,10 +86,8 @@ func (m *Manager) manager() (*managedfields.FieldManager, error) {
 		}
 		filter := fieldpath.NewExcludeSetFilter(m.resetFields())
 		filters := map[fieldpath.APIVersion]fieldpath.Filter{fieldpath.APIVersion(gv.String()): filter}
-		if sub := m.kind.Subresources[m.subresource]; sub != nil {
-			for _, v := range sub.Versions {
-				filters[fieldpath.APIVersion(v.String())] = filter
-			}
+		for _, v := range m.otherVersions() {
+			filters[fieldpath.APIVersion(v.String())] = filter
 		}
 		m.full, m.err = fields(types, c, c, c, m.kind.GroupVersionKind, gv, m.subresource, filters)
 		if m.err != nil {
@@ -117,6 +120,18 @@ func (m *Manager) resetFields() *fieldpath.Set {
 	return fieldpath.NewSet()
 }
 
+// otherVersions are those in which the same fields are reset.
+func (m *Manager) otherVersions() []schema.GroupVersion {
+	name := m.subresource
+	if !m.kind.Custom && name == "" { // what the object itself resets is the status
+		name = "status"
+	}
+	if sub := m.kind.Subresources[name]; sub != nil {
+		return sub.Versions
+	}
+	return nil
+}
+
 // Update records in obj's managedFields what manager changed since live (nil on create) and returns obj. It never
 // fails: where ownership cannot be worked out, live's stays. live is not changed.
 func (m *Manager) Update(live, obj runtime.Object, manager string) runtime.Object {
@@ -125,6 +140,9 @@ func (m *Manager) Update(live, obj runtime.Object, manager string) runtime.Objec
 			return m.update(m.empty(), obj, manager)
 		}
 		return m.update(live.DeepCopyObject(), obj, manager)
+	}
+	if m.kind.Convert != nil {
+		return m.updateConverted(live, obj, manager)
 	}
 	if live == nil {
 		return m.create(obj, manager)
@@ -153,6 +171,34 @@ func (m *Manager) Update(live, obj runtime.Object, manager string) runtime.Objec
 	bm, err := meta.Accessor(m.update(a, b, manager))
 	if err == nil {
 		om.SetManagedFields(bm.GetManagedFields())
+	}
+	return obj
+}
+
+// updateConverted is Update for a built-in kind of several versions. What is owned is what another reader of this version will see, and what is
+// compared is all of both objects: where a field of one version is several of another, or an annotation, no part can be looked at alone.
+func (m *Manager) updateConverted(live, obj runtime.Object, manager string) runtime.Object {
+	if live == nil {
+		live = m.empty()
+	} else {
+		live = live.DeepCopyObject()
+	}
+	seen := obj.DeepCopyObject()
+	if hub := m.kind.Hub; hub != nil {
+		stored, err := hub.ToHub(seen)
+		if err != nil {
+			return obj
+		}
+		if seen, err = hub.FromHub(stored); err != nil {
+			return obj
+		}
+	}
+	om, err := meta.Accessor(obj)
+	if err != nil {
+		return obj
+	}
+	if sm, err := meta.Accessor(m.update(live, seen, manager)); err == nil {
+		om.SetManagedFields(sm.GetManagedFields())
 	}
 	return obj
 }
@@ -265,7 +311,7 @@ func (m *Manager) Apply(live runtime.Object, applied *unstructured.Unstructured,
 	return full.Apply(live, applied, manager, force)
 }
 
-// converter moves between the versions that the merge meets. Of a kind that is built in only one is known here: managed fields recorded
+// converter moves between the versions that the merge meets. Of most kinds that are built in only one is known here: managed fields recorded
 // through another version are reported as unknown, which the merge answers by leaving them out.
 type converter struct{ kind *kinds.Kind }
 
@@ -297,7 +343,7 @@ func (c converter) ConvertToVersion(in runtime.Object, gv runtime.GroupVersioner
 		if !ok {
 			return nil, runtime.NewNotRegisteredErrForTarget("wherry", nil, gv)
 		}
-		if target == have {
+		if target == have && (c.kind.Custom || !isFree(in)) {
 			return in, nil
 		}
 		return c.kind.Convert(in, target.GroupVersion())
@@ -315,10 +361,15 @@ func (c converter) ConvertToVersion(in runtime.Object, gv runtime.GroupVersioner
 	}
 	out := c.kind.New()
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, out); err != nil {
-		return nil, fmt.Errorf("convert merged %s: %w", c.kind.GroupVersionKind, err)
+		return nil, fmt.Errorf("unable to convert unstructured object to %s: %w", c.kind.GroupVersionKind, err) // upstream's words, which the client sees
 	}
 	out.GetObjectKind().SetGroupVersionKind(c.kind.GroupVersionKind)
 	return out, nil
+}
+
+func isFree(obj runtime.Object) bool {
+	_, free := obj.(*unstructured.Unstructured)
+	return free
 }
 
 // ConvertFieldLabel implements runtime.ObjectConvertor; nothing calls it.
@@ -333,32 +384,72 @@ func (c converter) Default(obj runtime.Object) {
 	}
 }
 
-// Dedup removes repeated owner references, and says whether there were any.
-func Dedup(obj runtime.Object) bool {
+// KeepTimes puts back the times of old's managed fields if nothing else in obj differs from old: a write that comes to nothing is none.
+func KeepTimes(obj, old runtime.Object) {
+	om, err := meta.Accessor(obj)
+	if err != nil {
+		return
+	}
+	wm, err := meta.Accessor(old)
+	if err != nil {
+		return
+	}
+	is, was := om.GetManagedFields(), wm.GetManagedFields()
+	if len(is) != len(was) || len(is) == 0 {
+		return
+	}
+	moved := false
+	for i := range is {
+		a, b := is[i], was[i]
+		moved = moved || !a.Time.Equal(b.Time)
+		a.Time, b.Time = nil, nil
+		if !sameEntry(a, b) {
+			return
+		}
+	}
+	if !moved {
+		return
+	}
+	om.SetManagedFields(was)
+	if !equal(obj, old) {
+		om.SetManagedFields(is)
+	}
+}
+
+// equal is semantic equality of two objects of one type, found out from the back: what is written most is the status, and it comes last.
+func equal(a, b runtime.Object) bool {
+	va, vb := reflect.ValueOf(a).Elem(), reflect.ValueOf(b).Elem()
+	if va.Kind() != reflect.Struct || va.Type() != vb.Type() {
+		return apiequality.Semantic.DeepEqual(a, b)
+	}
+	for i := va.NumField() - 1; i >= 0; i-- {
+		if !apiequality.Semantic.DeepEqual(va.Field(i).Interface(), vb.Field(i).Interface()) {
+			return false
+		}
+	}
+	return true
+}
+
+// Dedup removes repeated owner references, and returns the UIDs in them.
+func Dedup(obj runtime.Object) (twice []string) {
 	a, err := meta.Accessor(obj)
 	if err != nil {
-		return false
+		return nil
 	}
 	refs := a.GetOwnerReferences()
 	if len(refs) < 2 {
-		return false
+		return nil
 	}
 	kept := refs[:0:0]
 	for _, r := range refs {
-		seen := false
-		for _, k := range kept {
-			if reflect.DeepEqual(k, r) {
-				seen = true
-				break
-			}
-		}
-		if !seen {
+		if slices.ContainsFunc(kept, func(k metav1.OwnerReference) bool { return reflect.DeepEqual(k, r) }) {
+			twice = append(twice, string(r.UID))
+		} else {
 			kept = append(kept, r)
 		}
 	}
-	if len(kept) == len(refs) {
-		return false
+	if len(twice) > 0 {
+		a.SetOwnerReferences(kept)
 	}
-	a.SetOwnerReferences(kept)
-	return true
+	return twice
 }

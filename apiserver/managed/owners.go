@@ -273,13 +273,17 @@ func (m *Manager) ownersBefore(live, obj runtime.Object) []metav1.ManagedFieldsE
 		return nil
 	}
 	for i := range sent {
-		a, b := sent[i], was[i]
-		if a.Manager != b.Manager || a.Operation != b.Operation || a.APIVersion != b.APIVersion || a.Subresource != b.Subresource || a.FieldsType != b.FieldsType || !a.Time.Equal(b.Time) {
-			return nil
-		}
-		if a.FieldsV1 == nil || b.FieldsV1 == nil || a.FieldsV1 != b.FieldsV1 && !a.FieldsV1.Equal(*b.FieldsV1) {
+		if !sameEntry(sent[i], was[i]) {
 			return nil
 		}
 	}
 	return was
+}
+
+// sameEntry says whether two entries say the same, with the same fields in both.
+func sameEntry(a, b metav1.ManagedFieldsEntry) bool {
+	if a.Manager != b.Manager || a.Operation != b.Operation || a.APIVersion != b.APIVersion || a.Subresource != b.Subresource || a.FieldsType != b.FieldsType || !a.Time.Equal(b.Time) {
+		return false
+	}
+	return a.FieldsV1 != nil && b.FieldsV1 != nil && (a.FieldsV1 == b.FieldsV1 || a.FieldsV1.Equal(*b.FieldsV1))
 }

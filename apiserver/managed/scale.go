@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -18,8 +19,23 @@ import (
 var replicasPath = fieldpath.MakePathOrDie("spec", "replicas")
 
 // ApplyScale merges an applied Scale into live, whose subresource is sub, and returns the new object, which is the caller's. live is not changed.
-// Who owns the number of replicas in one owns it in the other. Conflicts are as with Apply.
+// Conflicts are as with Apply.
 func (m *Manager) ApplyScale(live runtime.Object, sub *kinds.Subresource, applied *unstructured.Unstructured, manager string, force bool) (runtime.Object, error) {
+	return m.throughScale(live, sub, func(scales *Manager, scale runtime.Object) (runtime.Object, error) {
+		return scales.Apply(scale, applied, manager, force)
+	})
+}
+
+// UpdateScale replaces the Scale of live, whose subresource is sub, by a new one, and returns the new object, which is the caller's. Neither argument is changed.
+func (m *Manager) UpdateScale(live runtime.Object, sub *kinds.Subresource, scale runtime.Object, manager string) (runtime.Object, error) {
+	return m.throughScale(live, sub, func(scales *Manager, was runtime.Object) (runtime.Object, error) {
+		return scales.update(was, scale.DeepCopyObject(), manager), nil
+	})
+}
+
+// throughScale lets change make a new Scale of live's, which knows those managers of live who own the number of replicas, and puts it into a copy of live. Who
+// owns that number in one owns it in the other.
+func (m *Manager) throughScale(live runtime.Object, sub *kinds.Subresource, change func(scales *Manager, scale runtime.Object) (runtime.Object, error)) (runtime.Object, error) {
 	lm, err := meta.Accessor(live)
 	if err != nil {
 		return nil, err
@@ -43,15 +59,18 @@ func (m *Manager) ApplyScale(live runtime.Object, sub *kinds.Subresource, applie
 		return nil, fmt.Errorf("find who owns the scale of %s: %w", lm.GetName(), err)
 	}
 	sm.SetManagedFields(entries)
-	next, err := m.scales().Apply(scale, applied, manager, force)
+	next, err := change(m.scales(), scale)
 	if err != nil || next == nil {
 		return nil, err
 	}
-	obj, err := sub.Write(live, next)
+	nm, err := meta.Accessor(next)
 	if err != nil {
 		return nil, err
 	}
-	nm, err := meta.Accessor(next)
+	if nm.GetName() != lm.GetName() {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", nm.GetName(), lm.GetName()))
+	}
+	obj, err := sub.Write(live, next)
 	if err != nil {
 		return nil, err
 	}
@@ -82,9 +101,14 @@ func replicasPaths(gv schema.GroupVersion, sub *kinds.Subresource) managedfields
 	return out
 }
 
-// scales returns the manager of Scales as such. They are not in the merge schema; what there is to merge can be read from the objects.
+// scales returns the manager of Scales as such.
 func (m *Manager) scales() *Manager {
-	types := &Types{}
-	types.once.Do(func() { types.converter = managedfields.NewDeducedTypeConverter() })
-	return New(&kinds.Kind{GroupVersionKind: autoscalingv1.SchemeGroupVersion.WithKind("Scale"), New: func() runtime.Object { return new(autoscalingv1.Scale) }}, m.subresource, types)
+	m.scaleOnce.Do(func() {
+		types := m.types
+		if m.kind.Custom { // the schema of a definition has none
+			types = NewTypes(scaleAlone)
+		}
+		m.scale = New(&kinds.Kind{GroupVersionKind: autoscalingv1.SchemeGroupVersion.WithKind("Scale"), New: func() runtime.Object { return new(autoscalingv1.Scale) }}, m.subresource, types)
+	})
+	return m.scale
 }

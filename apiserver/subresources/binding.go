@@ -96,10 +96,7 @@ func (s *Set) bindPod(ctx context.Context, pods *verbs.Served, r *verbs.Request)
 			pod.Labels[k] = v
 		}
 		setPodCondition(&pod.Status, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue, ObservedGeneration: conditionGeneration(pod)})
-		if len(b.Annotations)+len(b.Labels) > 0 {
-			return pods.Managed["binding"].Update(old, pod, pods.ManagerOf(r, options.FieldManager)), nil
-		}
-		return pod, nil
+		return pod, nil // nobody comes to own any of this, as upstream's
 	}
 	if len(options.DryRun) > 0 {
 		current, err := pods.Store.Get(ctx, b.Namespace, name, "")

@@ -2,11 +2,13 @@ package verbs
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apiserver/pkg/admission"
 
 	"wherry.dev/wherry/api/kinds"
@@ -84,6 +86,27 @@ func (a *Admission) Mutate(ctx context.Context, attrs admission.Attributes) erro
 	}
 	pass.whole.observe(end.Sub(began), err != nil)
 	return err
+}
+
+// mutate lets every plugin change the object of attrs. Managed fields that come out of it in a bad state, from an outdated webhook say, are put back.
+func (s *Served) mutate(ctx context.Context, r *Request, attrs admission.Attributes) error {
+	m, err := accessor(attrs.GetObject())
+	if err != nil {
+		return err
+	}
+	before := m.GetManagedFields()
+	if err := s.Admit.Mutate(ctx, attrs); err != nil {
+		return err
+	}
+	after := m.GetManagedFields()
+	if len(after) == len(before) && (len(after) == 0 || &after[0] == &before[0]) { // nobody touched them
+		return nil
+	}
+	if err := managedfields.ValidateManagedFields(after); err != nil {
+		m.SetManagedFields(before)
+		r.Warn(fmt.Sprintf(".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated mutating admission controller; please fix your requests: %v", err))
+	}
+	return nil
 }
 
 // Validate lets every plugin refuse the object.

@@ -24,26 +24,13 @@ func (p *patcher) apply(data []byte, kind types.PatchType) (nextFunc, error) {
 	if err != nil {
 		return nil, err
 	}
-	if kind == types.ApplyYAMLPatchType && p.directive != metav1.FieldValidationIgnore { // duplicate keys
-		if err := yaml.UnmarshalStrict(data, &map[string]any{}); err != nil {
-			if p.directive == metav1.FieldValidationStrict {
-				return nil, apierrors.NewBadRequest(fmt.Sprintf("error strict decoding patch: %v", err))
-			}
-			p.r.Warn(err.Error())
-		}
+	var twice error // keys that are there more than once
+	if kind == types.ApplyYAMLPatchType && p.directive != metav1.FieldValidationIgnore {
+		twice = yaml.UnmarshalStrict(data, &map[string]any{})
 	}
 	gvk := p.gvk()
 	if got := want.GroupVersionKind(); got.Kind != gvk.Kind {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("invalid object type: %v", got))
-	}
-	if !p.s.Kind.Custom && p.directive == metav1.FieldValidationStrict {
-		// Unknown fields are refused by the merge itself with a worse message; ask the converter first.
-		err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(want.Object, p.fresh(), true)
-		if strict, ok := runtime.AsStrictDecodingError(err); ok {
-			if err := p.warnOrFail(strict.Errors()); err != nil {
-				return nil, err
-			}
-		}
 	}
 	force := p.options.Force != nil && *p.options.Force
 	return func(_ context.Context, current runtime.Object) (runtime.Object, error) {
@@ -70,6 +57,12 @@ func (p *patcher) apply(data []byte, kind types.PatchType) (nextFunc, error) {
 			// A field that the type does not have, or a value of another type, is a 500 without a reason to upstream, in the merge's own words.
 			return nil, &apierrors.StatusError{ErrStatus: *wire.StatusOf(err)}
 		}
+		if twice != nil { // said after all that is wrong with the merge
+			if p.directive == metav1.FieldValidationStrict {
+				return nil, apierrors.NewBadRequest(fmt.Sprintf("error strict decoding patch: %v", twice))
+			}
+			p.r.Warn(twice.Error())
+		}
 		if obj == nil { // nothing changes
 			if current == nil {
 				obj = live
@@ -81,10 +74,8 @@ func (p *patcher) apply(data []byte, kind types.PatchType) (nextFunc, error) {
 		if err != nil {
 			return nil, err
 		}
-		if !scale {
-			if err := p.sameName(m); err != nil {
-				return nil, err
-			}
+		if err := p.sameName(m); err != nil {
+			return nil, err
 		}
 		if current == nil {
 			return obj, p.asFirst(m)

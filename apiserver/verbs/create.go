@@ -14,7 +14,6 @@ import (
 
 	"time"
 
-	"wherry.dev/wherry/apiserver/managed"
 	"wherry.dev/wherry/apiserver/wire"
 	"wherry.dev/wherry/store"
 )
@@ -59,9 +58,7 @@ func Create(ctx context.Context, s *Served, r *Request) (Answer, error) {
 	if err := s.matchNamespace(m, r.Info.Namespace); err != nil {
 		return Answer{}, err
 	}
-	if managed.Dedup(obj) {
-		r.Warn(dedupWarning(""))
-	}
+	warnOfOwners(r, obj, "")
 	if v := m.GetResourceVersion(); v != "" && v != "0" {
 		return Answer{}, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
 	}
@@ -117,12 +114,10 @@ func (s *Served) create(ctx context.Context, r *Request, obj runtime.Object, opt
 		return nil, nil, err
 	}
 	attrs := s.attributes(r, admission.Create, obj, nil, options, m.GetName(), dryRun)
-	if err := s.Admit.Mutate(ctx, attrs); err != nil {
+	if err := s.mutate(ctx, r, attrs); err != nil {
 		return nil, nil, err
 	}
-	if managed.Dedup(obj) {
-		r.Warn(dedupWarning(" after mutating admission happens"))
-	}
+	warnOfOwners(r, obj, afterAdmission)
 	generated := m.GetName() == "" && m.GetGenerateName() != ""
 	for attempt := 1; ; attempt++ {
 		candidate := obj
@@ -173,7 +168,7 @@ func (s *Served) createNamed(ctx context.Context, r *Request, obj runtime.Object
 	}
 	if s.Kind.Validate != nil {
 		if errs := s.Kind.Validate(ctx, obj); len(errs) > 0 {
-			return nil, nil, apierrors.NewInvalid(s.Kind.GroupVersionKind.GroupKind(), name, errs)
+			return nil, nil, s.invalid(name, errs)
 		}
 	}
 	if s.Kind.Warnings != nil {
@@ -275,7 +270,7 @@ func (s *Served) review(ctx context.Context, r *Request, obj runtime.Object, opt
 	}
 	if s.Kind.Validate != nil {
 		if errs := s.Kind.Validate(ctx, obj); len(errs) > 0 {
-			return Answer{}, apierrors.NewInvalid(s.Kind.GroupVersionKind.GroupKind(), "", errs)
+			return Answer{}, s.invalid("", errs)
 		}
 	}
 	if err := s.Admit.Validate(ctx, attrs); err != nil {

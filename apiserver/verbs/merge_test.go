@@ -145,7 +145,7 @@ func TestMergeAgrees(t *testing.T) {
 					continue
 				}
 				merged++
-				want, err := p.mergeLoosely(was, patch)
+				want, _, err := p.mergeLoosely(was, patch)
 				if err != nil {
 					t.Fatalf("seed %d: merged what cannot be: %v\n%v", seed, err, patch)
 				}
@@ -192,7 +192,7 @@ func TestMergeLists(t *testing.T) {
 			}
 			continue
 		}
-		want, err := p.mergeLoosely(pod, patch)
+		want, _, err := p.mergeLoosely(pod, patch)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -223,7 +223,7 @@ func BenchmarkStrategicMerge(b *testing.B) {
 	patch := map[string]any{"status": map[string]any{"phase": "Running", "podIP": "10.0.0.1",
 		"conditions": []any{map[string]any{"type": "Ready", "status": "True", "lastProbeTime": nil, "lastTransitionTime": "2026-01-01T00:00:00Z"}}}}
 	for name, merge := range map[string]func() error{
-		"loose":    func() error { _, err := p.mergeLoosely(pod, patch); return err },
+		"loose":    func() error { _, _, err := p.mergeLoosely(pod, patch); return err },
 		"in place": func() error { mergeInto(pod.DeepCopyObject(), patch); return nil },
 	} {
 		b.Run(name, func(b *testing.B) {

@@ -10,6 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/util/uuid"
+
+	"wherry.dev/wherry/apiserver/managed"
 )
 
 // Generated names: the prefix is cut so that the whole is a DNS label, and five random characters follow.
@@ -70,11 +72,13 @@ func (s *Served) checkRequestNamespace(namespace string) error {
 	return nil
 }
 
-// dedupWarning is upstream's sentence about repeated owner references.
-func dedupWarning(where string) string {
-	b := strings.Builder{}
-	b.WriteString(".metadata.ownerReferences contains duplicate entries")
-	b.WriteString(where)
-	b.WriteString("; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests")
-	return b.String()
+// afterAdmission says in a warning that it is about what admission made.
+const afterAdmission = " after mutating admission happens"
+
+// warnOfOwners removes repeated owner references, and tells the client in upstream's words.
+func warnOfOwners(r *Request, obj runtime.Object, when string) {
+	if twice := managed.Dedup(obj); len(twice) > 0 {
+		r.Warn(".metadata.ownerReferences contains duplicate entries" + when + "; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests" +
+			"; duplicate UID(s) observed: " + strings.Join(twice, ", "))
+	}
 }

@@ -52,9 +52,6 @@ func (s *Served) AdmitOther(ctx context.Context, r *Request, op admission.Operat
 	return s.Admit.Validate(ctx, attrs)
 }
 
-// ManagerOf names who writes, for managed fields.
-func (s *Served) ManagerOf(r *Request, param string) string { return manager(param, r.HTTP) }
-
 // DeleteAs deletes an object on behalf of another request (an eviction), with the deletion's own admission.
 func (s *Served) DeleteAs(ctx context.Context, r *Request, options *metav1.DeleteOptions) (Answer, error) {
 	info := *r.Info

@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"mime"
 	"net/http"
-	"strings"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -126,28 +126,23 @@ func (p *patcher) view(current runtime.Object) (runtime.Object, error) {
 
 // finish turns the patched view back into the object, defaulted and with its managed fields.
 func (p *patcher) finish(current, patched runtime.Object) (runtime.Object, error) {
-	obj := patched
 	if p.r.Sub != nil && p.r.Sub.Write != nil {
-		var err error
-		if obj, err = p.r.Sub.Write(current, patched); err != nil {
-			return nil, err
-		}
-	} else {
-		m, err := accessor(obj)
-		if err != nil {
-			return nil, err
-		}
-		if err := p.sameName(m); err != nil {
-			return nil, err
-		}
-		if om, err := accessor(current); err == nil && m.GetResourceVersion() != om.GetResourceVersion() && m.GetResourceVersion() != "" {
-			p.namedVersion = true
-		}
+		return p.s.Managed[p.r.Info.Subresource].UpdateScale(current, p.r.Sub, patched, p.manager)
+	}
+	m, err := accessor(patched)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.sameName(m); err != nil {
+		return nil, err
+	}
+	if om, err := accessor(current); err == nil && m.GetResourceVersion() != om.GetResourceVersion() && m.GetResourceVersion() != "" {
+		p.namedVersion = true
 	}
 	if p.s.Kind.Default != nil {
-		p.s.Kind.Default(obj)
+		p.s.Kind.Default(patched)
 	}
-	return p.s.Managed[p.r.Info.Subresource].Update(current, obj, p.manager), nil
+	return p.s.Managed[p.r.Info.Subresource].Update(current, patched, p.manager), nil
 }
 
 // sameName refuses a patch whose outcome has another name than the URL, or none.
@@ -161,8 +156,8 @@ func (p *patcher) sameName(m metav1.Object) error {
 	return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", m.GetName(), p.r.Info.Name))
 }
 
-// warnOrFail handles unknown and duplicate fields as the directive says.
-func (p *patcher) warnOrFail(strict []error) error {
+// strictly handles duplicate fields of a patch, and what its outcome has that the type does not know, as the directive says. value is what is refused.
+func (p *patcher) strictly(value string, strict []error) error {
 	if len(strict) == 0 || p.directive == metav1.FieldValidationIgnore {
 		return nil
 	}
@@ -172,8 +167,20 @@ func (p *patcher) warnOrFail(strict []error) error {
 		}
 		return nil
 	}
-	gvk := p.s.Kind.GroupVersionKind
-	return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", gvk.Kind, gvk.Version, gvk.Kind, runtime.NewStrictDecodingError(strict)))
+	return notPatched(value, runtime.NewStrictDecodingError(strict).Error())
+}
+
+// notAPatch is the answer to a patch that cannot be read.
+func notAPatch(data []byte, err error) error {
+	if !json.Valid(data) {
+		return apierrors.NewBadRequest("invalid JSON patch")
+	}
+	return apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+}
+
+// notPatched is upstream's answer to a well-formed patch whose outcome is not what it should be.
+func notPatched(value, why string) error {
+	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), value, why)})
 }
 
 // gvk is the type of the view.
@@ -196,10 +203,10 @@ func (p *patcher) jsonPatch(data []byte) (nextFunc, error) {
 	var raw []any
 	strict, err := kjson.UnmarshalStrict(data, &raw)
 	if err != nil {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+		return nil, notAPatch(data, err)
 	}
-	if err := p.warnOrFailPatch("json patch", strict); err != nil {
-		return nil, err
+	for i, e := range strict {
+		strict[i] = fmt.Errorf("json patch %w", e)
 	}
 	ops, err := jsonpatch.DecodePatch(data)
 	if err != nil {
@@ -215,7 +222,7 @@ func (p *patcher) jsonPatch(data []byte) (nextFunc, error) {
 			return nil, unprocessable(err.Error())
 		}
 		return out, nil
-	}), nil
+	}, strict), nil
 }
 
 // maxPatchCopies bounds, in bytes, what all copy operations of one JSON patch copy, as upstream does. Without it each can double the
@@ -242,10 +249,7 @@ func (p *patcher) mergePatch(data []byte) (nextFunc, error) {
 	var m map[string]any
 	strict, err := kjson.UnmarshalStrict(data, &m)
 	if err != nil {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
-	}
-	if err := p.warnOrFailPatch("json merge patch", strict); err != nil {
-		return nil, err
+		return nil, notAPatch(data, err)
 	}
 	return p.viaJSON(func(doc []byte) ([]byte, error) {
 		out, err := jsonpatch.MergePatch(doc, data)
@@ -253,28 +257,11 @@ func (p *patcher) mergePatch(data []byte) (nextFunc, error) {
 			return nil, apierrors.NewBadRequest(err.Error())
 		}
 		return out, nil
-	}), nil
+	}, strict), nil
 }
 
-// warnOrFailPatch is warnOrFail for duplicate fields in the patch itself.
-func (p *patcher) warnOrFailPatch(what string, strict []error) error {
-	if len(strict) == 0 || p.directive == metav1.FieldValidationIgnore {
-		return nil
-	}
-	for i, e := range strict {
-		strict[i] = fmt.Errorf("%s %w", what, e)
-	}
-	if p.directive == metav1.FieldValidationWarn {
-		for _, e := range strict {
-			p.r.Warn(e.Error())
-		}
-		return nil
-	}
-	return apierrors.NewBadRequest(runtime.NewStrictDecodingError(strict).Error())
-}
-
-// viaJSON patches the object's JSON.
-func (p *patcher) viaJSON(patch func([]byte) ([]byte, error)) nextFunc {
+// viaJSON patches the object's JSON. strict is what was wrong, but not very, with the patch itself.
+func (p *patcher) viaJSON(patch func([]byte) ([]byte, error), strict []error) nextFunc {
 	return func(_ context.Context, current runtime.Object) (runtime.Object, error) {
 		view, err := p.view(current)
 		if err != nil {
@@ -293,24 +280,19 @@ func (p *patcher) viaJSON(patch func([]byte) ([]byte, error)) nextFunc {
 				return nil, err
 			}
 		}
-		obj, err := p.decode(out)
-		if err != nil && p.s.Kind.Custom && p.directive == metav1.FieldValidationStrict {
-			return nil, apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), string(out), strings.TrimPrefix(wire.StatusOf(err).Message, p.cannotBe()))})
-		}
+		found := slices.Clone(strict)
+		obj, err := p.decode(out, func(text string) { found = append(found, errors.New(text)) })
 		if err != nil {
-			if s := wire.StatusOf(err); s.Code == http.StatusBadRequest && p.directive != metav1.FieldValidationStrict {
-				return nil, unprocessable(s.Message) // the patch was well-formed, its outcome is not
+			if s := wire.StatusOf(err); s.Code == http.StatusBadRequest {
+				err = notPatched(string(out), wire.Reason(s.Message))
 			}
+			return nil, err
+		}
+		if err := p.strictly(string(out), found); err != nil {
 			return nil, err
 		}
 		return p.finish(current, obj)
 	}
-}
-
-// cannotBe is what decoding says before the reason.
-func (p *patcher) cannotBe() string {
-	gvk := p.s.Kind.GroupVersionKind
-	return fmt.Sprintf("%s in version %q cannot be handled as a %s: ", gvk.Kind, gvk.Version, gvk.Kind)
 }
 
 // sameType refuses a patch that makes a custom resource something else, as their validation does.
@@ -333,12 +315,16 @@ func (p *patcher) sameType(doc []byte) error {
 	return apierrors.NewInvalid(schema.GroupKind{Group: gvk.Group, Kind: is.Kind}, p.r.Info.Name, errs)
 }
 
-// decode reads a patched view.
-func (p *patcher) decode(data []byte) (runtime.Object, error) {
-	if p.r.Sub != nil && p.r.Sub.Read != nil {
-		return p.s.Decoder.Object(data, wire.JSON, p.directive, p.gvk(), p.fresh, p.r.Warn)
+// decode reads a patched view, and reports fields that it should not have.
+func (p *patcher) decode(data []byte, report func(string)) (runtime.Object, error) {
+	d := p.directive
+	if d == metav1.FieldValidationStrict { // what is reported is refused later, with what the patch has too often
+		d = metav1.FieldValidationWarn
 	}
-	return p.s.decodeBytes(data, wire.JSON, p.directive, p.r.Warn)
+	if p.r.Sub != nil && p.r.Sub.Read != nil {
+		return p.s.Decoder.Object(data, wire.JSON, d, p.gvk(), p.fresh, report)
+	}
+	return p.s.decodeBytes(data, wire.JSON, d, report)
 }
 
 func unprocessable(message string) error {
@@ -349,21 +335,27 @@ func unprocessable(message string) error {
 // strategicPatch merges by the patch strategies of the type (lists by their keys).
 func (p *patcher) strategicPatch(data []byte) (nextFunc, error) {
 	var patch map[string]any
-	strict, err := kjson.UnmarshalStrict(data, &patch)
-	if err != nil {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
-	}
-	if err := p.warnOrFailPatch("strategic patch", strict); err != nil { // duplicate keys
-		return nil, err
+	twice, err := kjson.UnmarshalStrict(data, &patch)
+	if err != nil && json.Valid(data) {
+		return nil, apierrors.NewBadRequest(err.Error())
+	} else if err != nil {
+		return nil, notAPatch(data, err)
 	}
 	return func(_ context.Context, current runtime.Object) (runtime.Object, error) {
 		view, err := p.view(current)
 		if err != nil {
 			return nil, err
 		}
-		obj := view.DeepCopyObject()
+		obj, found := view.DeepCopyObject(), twice
 		if !mergeInto(obj, patch) {
-			if obj, err = p.mergeLoosely(view, patch); err != nil {
+			var unknown []error
+			if obj, unknown, err = p.mergeLoosely(view, patch); err != nil {
+				return nil, err
+			}
+			found = append(slices.Clone(twice), unknown...)
+		}
+		if len(found) > 0 {
+			if err := p.strictly(fmt.Sprintf("%+v", patch), found); err != nil {
 				return nil, err
 			}
 		}
@@ -372,11 +364,11 @@ func (p *patcher) strategicPatch(data []byte) (nextFunc, error) {
 	}, nil
 }
 
-// mergeLoosely merges patch into a copy of view by the general machinery.
-func (p *patcher) mergeLoosely(view runtime.Object, patch map[string]any) (runtime.Object, error) {
+// mergeLoosely merges patch into a copy of view by the general machinery, and says what the outcome has that the type does not know.
+func (p *patcher) mergeLoosely(view runtime.Object, patch map[string]any) (obj runtime.Object, unknown []error, err error) {
 	meta, err := strategicpatch.NewPatchMetaFromStruct(p.fresh())
 	if err != nil {
-		return nil, apierrors.NewInternalError(err)
+		return nil, nil, apierrors.NewInternalError(err)
 	}
 	part := view
 	fields, partial := touched(view, patch)
@@ -385,50 +377,46 @@ func (p *patcher) mergeLoosely(view runtime.Object, patch map[string]any) (runti
 	}
 	doc, err := runtime.DefaultUnstructuredConverter.ToUnstructured(part)
 	if err != nil {
-		return nil, apierrors.NewInternalError(err)
+		return nil, nil, apierrors.NewInternalError(err)
 	}
 	merged, err := mergeStrategically(doc, runtime.DeepCopyJSON(patch), meta)
 	if err != nil {
-		return nil, patchError(err)
+		return nil, nil, patchError(err)
 	}
-	obj := p.fresh()
+	obj = p.fresh()
 	err = runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(merged, obj, p.directive != metav1.FieldValidationIgnore)
 	if err != nil {
 		strict, ok := runtime.AsStrictDecodingError(err)
 		if !ok {
-			return nil, apierrors.NewInvalid(p.gvk().GroupKind(), p.r.Info.Name, field.ErrorList{field.Invalid(field.NewPath("patch"), fmt.Sprintf("%+v", patch), err.Error())})
+			return nil, nil, notPatched(fmt.Sprintf("%+v", patch), err.Error())
 		}
-		if err := p.warnOrFail(strict.Errors()); err != nil {
-			return nil, err
-		}
+		unknown = strict.Errors()
 	}
 	if partial {
 		obj = replaced(view, obj, fields)
 	}
-	return obj, nil
+	return obj, unknown, nil
 }
 
 // mergeStrategically makes an error of the library's panics: it takes the elements of a list without keys for strings or numbers.
 func mergeStrategically(doc, patch map[string]any, meta strategicpatch.LookupPatchMeta) (merged map[string]any, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("the patch cannot be merged: %v", p)
+			err = unprocessable(fmt.Sprintf("the patch cannot be merged: %v", p))
 		}
 	}()
 	return strategicpatch.StrategicMergeMapPatchUsingLookupPatchMeta(doc, patch, meta)
 }
 
+// patchError is the answer to a strategic patch that cannot be merged.
 func patchError(err error) error {
-	if errors.Is(err, mergepatch.ErrBadJSONDoc) || mergepatch.IsPreconditionFailed(err) {
-		return apierrors.NewBadRequest(err.Error())
-	}
 	switch err {
-	case mergepatch.ErrBadPatchFormatForPrimitiveList, mergepatch.ErrBadPatchFormatForRetainKeys, mergepatch.ErrBadPatchFormatForSetElementOrderList, mergepatch.ErrUnsupportedStrategicMergePatchFormat:
+	case mergepatch.ErrBadJSONDoc, mergepatch.ErrBadPatchFormatForPrimitiveList, mergepatch.ErrBadPatchFormatForRetainKeys, mergepatch.ErrBadPatchFormatForSetElementOrderList, mergepatch.ErrUnsupportedStrategicMergePatchFormat:
 		return apierrors.NewBadRequest(err.Error())
-	case mergepatch.ErrNoListOfLists:
+	case mergepatch.ErrNoListOfLists, mergepatch.ErrPatchContentNotMatchRetainKeys:
 		return unprocessable(err.Error())
 	}
-	return unprocessable(err.Error())
+	return &apierrors.StatusError{ErrStatus: *wire.StatusOf(err)} // as upstream: mostly a 500, though the client could mend it
 }
 
 // newOf makes an empty object of a registered type.

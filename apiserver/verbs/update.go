@@ -12,7 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
-	"wherry.dev/wherry/apiserver/managed"
 	"wherry.dev/wherry/apiserver/wire"
 	"wherry.dev/wherry/store"
 )
@@ -49,9 +48,7 @@ func Update(ctx context.Context, s *Served, r *Request) (Answer, error) {
 	if err := s.matchNamespace(m, r.Info.Namespace); err != nil {
 		return Answer{}, err
 	}
-	if managed.Dedup(sent) {
-		r.Warn(dedupWarning(""))
-	}
+	warnOfOwners(r, sent, "")
 	c := change{
 		create: s.Kind.AllowCreateOnUpdate && r.Sub == nil, dryRun: isDryRun(options.DryRun), options: &options,
 		createOptions: &metav1.CreateOptions{TypeMeta: metav1.TypeMeta{Kind: "CreateOptions", APIVersion: "meta.k8s.io/v1"}, DryRun: options.DryRun,
@@ -120,11 +117,7 @@ func (s *Served) updateOther(ctx context.Context, r *Request, options *metav1.Up
 	}
 	c := change{dryRun: isDryRun(options.DryRun), options: options, unconditional: true,
 		next: func(ctx context.Context, current runtime.Object) (runtime.Object, error) {
-			obj, err := r.Sub.Write(current, sub)
-			if err != nil {
-				return nil, err
-			}
-			return s.Managed[r.Info.Subresource].Update(current, obj, manager(options.FieldManager, r.HTTP)), nil
+			return s.Managed[r.Info.Subresource].UpdateScale(current, r.Sub, sub, manager(options.FieldManager, r.HTTP))
 		}}
 	if uid := m.GetUID(); uid != "" {
 		c.preconditions = &store.Preconditions{UID: &uid}

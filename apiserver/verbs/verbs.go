@@ -5,13 +5,17 @@ package verbs
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/authentication/user"
 	apirequest "k8s.io/apiserver/pkg/endpoints/request"
 
@@ -130,6 +134,32 @@ func manager(param string, r *http.Request) string {
 // resource names what is addressed, for errors.
 func (s *Served) resource() schema.GroupResource {
 	return schema.GroupResource{Group: s.Kind.GroupVersionKind.Group, Resource: s.Kind.Plural}
+}
+
+// invalid is the 422 about an object. It names the kind by which upstream validates: events are the older group's, whoever asks.
+func (s *Served) invalid(name string, errs field.ErrorList) error {
+	kind := s.Kind.GroupVersionKind.GroupKind()
+	if s.Kind.Hub != nil && !s.Kind.Custom {
+		kind = s.Kind.Hub.HubIsKind.GroupKind()
+	}
+	return apierrors.NewInvalid(kind, name, errs)
+}
+
+// Named says of an error by which group the object is served, where that is not the one it is stored under.
+func (s *Served) Named(err error) error {
+	hub := s.Kind.Hub
+	if hub == nil || hub.HubIsKind.Group == s.Kind.GroupVersionKind.Group {
+		return err
+	}
+	is, ok := errors.AsType[*apierrors.StatusError](err)
+	if !ok || is.ErrStatus.Details == nil || is.ErrStatus.Details.Kind != s.Kind.Plural || is.ErrStatus.Details.Group != hub.HubIsKind.Group {
+		return err
+	}
+	stored := schema.GroupResource{Group: hub.HubIsKind.Group, Resource: s.Kind.Plural}
+	out := &apierrors.StatusError{ErrStatus: *is.ErrStatus.DeepCopy()}
+	out.ErrStatus.Details.Group = s.Kind.GroupVersionKind.Group
+	out.ErrStatus.Message = strings.Replace(out.ErrStatus.Message, stored.String()+" ", s.resource().String()+" ", 1)
+	return out
 }
 
 func isDryRun(v []string) bool { return len(v) > 0 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -16,6 +17,7 @@ import (
 
 	"wherry.dev/wherry/api/kinds"
 	"wherry.dev/wherry/apiserver/managed"
+	"wherry.dev/wherry/apiserver/wire"
 	"wherry.dev/wherry/store"
 )
 
@@ -92,19 +94,18 @@ func (s *Served) write(ctx context.Context, r *Request, c change) (stored *store
 			next = old
 			return s.asStored(current, old)
 		}
-		if managed.Dedup(obj) {
-			r.Warn(dedupWarning(""))
-		}
 		obj, validate, err := s.admitUpdate(ctx, r, obj, old, c)
 		if err != nil {
 			return nil, err
 		}
+		warnOfOwners(r, obj, afterAdmission)
 		if err := s.checkVersion(obj, old, c); err != nil {
 			return nil, err
 		}
 		if err := s.prepareUpdate(ctx, r, obj, old, c, &undo); err != nil {
 			return nil, err
 		}
+		managed.KeepTimes(obj, old)
 		if err := validate(obj); err != nil {
 			return nil, err
 		}
@@ -191,7 +192,7 @@ func (s *Served) rehearse(ctx context.Context, r *Request, c change, decide stor
 func (s *Served) admitUpdate(ctx context.Context, r *Request, obj, old runtime.Object, c change) (_ runtime.Object, validate func(runtime.Object) error, err error) {
 	if r.Sub == nil || r.Sub.Read == nil {
 		attrs := s.attributes(r, admission.Update, obj, old, c.options, r.Info.Name, c.dryRun)
-		return obj, func(runtime.Object) error { return s.Admit.Validate(ctx, attrs) }, s.Admit.Mutate(ctx, attrs)
+		return obj, func(runtime.Object) error { return s.Admit.Validate(ctx, attrs) }, s.mutate(ctx, r, attrs)
 	}
 	was, err := base(r.Sub, old)
 	if err != nil {
@@ -202,7 +203,7 @@ func (s *Served) admitUpdate(ctx context.Context, r *Request, obj, old runtime.O
 		return nil, nil, err
 	}
 	before := view.DeepCopyObject()
-	if err := s.Admit.Mutate(ctx, s.attributes(r, admission.Update, view, was, c.options, r.Info.Name, c.dryRun)); err != nil {
+	if err := s.mutate(ctx, r, s.attributes(r, admission.Update, view, was, c.options, r.Info.Name, c.dryRun)); err != nil {
 		return nil, nil, err
 	}
 	if !apiequality.Semantic.DeepEqual(view, before) {
@@ -250,11 +251,9 @@ func (s *Served) firstVersion(ctx context.Context, r *Request, c change) (runtim
 	if err != nil {
 		return nil, err
 	}
-	if m.GetUID() != "" { // a client that updates what it has seen does not want to create it anew
-		return nil, apierrors.NewConflict(s.resource(), r.Info.Name, fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: ", m.GetUID()))
-	}
-	if v := m.GetResourceVersion(); v != "" && v != "0" {
-		return nil, apierrors.NewConflict(s.resource(), r.Info.Name, errors.New("StorageError: invalid object, Code: 4"))
+	if uid := m.GetUID(); uid != "" { // a client that updates what it has seen does not want to create it anew
+		key := "/registry/" + s.Kind.StoragePrefix + "/" + r.Info.Namespace + "/" + r.Info.Name
+		return nil, apierrors.NewConflict(s.resource(), r.Info.Name, fmt.Errorf("StorageError: invalid object, Code: 4, Key: %s, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: %v, UID in object meta: ", key, uid))
 	}
 	m.SetResourceVersion("")
 	fillSystemFields(m)
@@ -264,10 +263,11 @@ func (s *Served) firstVersion(ctx context.Context, r *Request, c change) (runtim
 	if err := s.creatable(r.Info.Name); err != nil {
 		return nil, err
 	}
-	if managed.Dedup(obj) {
-		r.Warn(dedupWarning(""))
+	if err := s.mutate(ctx, r, s.attributes(r, admission.Create, obj, nil, c.createOptions, r.Info.Name, c.dryRun)); err != nil {
+		return nil, err
 	}
-	return obj, s.Admit.Mutate(ctx, s.attributes(r, admission.Create, obj, nil, c.createOptions, r.Info.Name, c.dryRun))
+	warnOfOwners(r, obj, afterAdmission)
+	return obj, nil
 }
 
 // checkFirst prepares and validates the object that an update or patch of nothing creates.
@@ -289,7 +289,7 @@ func (s *Served) checkFirst(ctx context.Context, r *Request, obj runtime.Object,
 	}
 	if s.Kind.Validate != nil {
 		if errs := s.Kind.Validate(ctx, obj); len(errs) > 0 {
-			return apierrors.NewInvalid(s.Kind.GroupVersionKind.GroupKind(), m.GetName(), errs)
+			return s.invalid(m.GetName(), errs)
 		}
 	}
 	if s.Kind.Warnings != nil {
@@ -319,6 +319,9 @@ func (s *Served) checkVersion(obj, old runtime.Object, c change) error {
 		}
 		m.SetResourceVersion(om.GetResourceVersion())
 	default:
+		if _, err := strconv.ParseUint(v, 10, 64); err != nil { // as upstream: a 500, though the client could mend it
+			return &apierrors.StatusError{ErrStatus: *wire.StatusOf(err)}
+		}
 		return apierrors.NewConflict(s.resource(), m.GetName(), errors.New(optimisticLock))
 	}
 	return nil
@@ -371,7 +374,7 @@ func (s *Served) prepareUpdate(ctx context.Context, r *Request, obj, old runtime
 	}
 	if validate != nil {
 		if errs := validate(ctx, obj, old); len(errs) > 0 {
-			return apierrors.NewInvalid(s.Kind.GroupVersionKind.GroupKind(), m.GetName(), errs)
+			return s.invalid(m.GetName(), errs)
 		}
 	}
 	if r.Sub == nil && s.Kind.Warnings != nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -133,6 +134,16 @@ func (dec *Decoder) Object(data []byte, f Format, d Directive, want schema.Group
 	}
 	obj.GetObjectKind().SetGroupVersionKind(want)
 	return obj, nil
+}
+
+// Reason is what is wrong with data that could not be decoded, without what it was and should have been.
+func Reason(message string) string {
+	if _, reason, ok := strings.Cut(message, " cannot be handled as a "); ok {
+		if _, reason, ok = strings.Cut(reason, ": "); ok {
+			return reason
+		}
+	}
+	return message
 }
 
 func decodeError(err error, want string, gvk *schema.GroupVersionKind, data []byte) error {
