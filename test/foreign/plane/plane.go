@@ -41,7 +41,7 @@ type Plane struct {
 const Port = 6443
 
 // startTimeout is for a machine that is busy.
-const startTimeout = time.Minute
+const startTimeout = 4 * time.Minute
 
 // StartWherry starts `wherry server --no-node` with further flags, on Address and the loopback. It is stopped with the test.
 func StartWherry(t testing.TB, port int, args ...string) *Plane {
