@@ -37,10 +37,6 @@ var differ = []struct {
 }{
 	{regexp.MustCompile(`^/registry/(services/specs|services/endpoints|endpointslices)/default/kubernetes$`), "the port on which this server is reached"},
 	{regexp.MustCompile(`^/registry/configmaps/kube-system/(extension-apiserver-authentication|kube-apiserver-legacy-service-account-token-tracking)$`), "the authorities and the first day of this server"},
-	{regexp.MustCompile(`^/registry/apiextensions.k8s.io/customresourcedefinitions/`), "conditions are not told apart in the managed fields of a definition's status: to be mended"},
-	{regexp.MustCompile(`^/registry/servicecidrs/kubernetes$`), "a controller in upstream's server applies its status; Wherry updates it"},
-	{regexp.MustCompile(`^/registry/horizontalpodautoscalers/default/web-41$`), "autoscaling/v1's annotations are not among the managed fields: to be mended"},
-	{regexp.MustCompile(`^/registry/(flowschemas|prioritylevelconfigurations)/`), "upstream's server writes their status"},
 	{regexp.MustCompile(`^/registry/ipaddresses/|^/registry/ranges/servicenodeports$`), "ports by chance; upstream's allocator is a client of its own API, and leaves managed fields"},
 }
 
