@@ -61,7 +61,7 @@ func TestManyNodes(t *testing.T) {
 	server := p.Processes[0]
 	keeper := plane.Start(t, "kwok", program, "--config", "testdata/stages.yaml", "--kubeconfig", p.Kubeconfig, "--manage-all-nodes=false", "--manage-nodes-with-annotation-selector", annotation+"=fake", "--node-lease-duration-seconds", "40",
 		"--cidr", "10.192.0.0/10", "--node-ip", plane.Address, "--server-address", "127.0.0.1:10247")
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), patience+rest)
 	defer cancel()
 	usage := func(when string) {
 		u, err := plane.Used(server.PID())
