@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	contentvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	netutils "k8s.io/utils/net"
 )
 
 // EndpointSlices is discovery.k8s.io/v1 endpointslices (KEP-752).
@@ -285,11 +286,11 @@ func warnSlice(s, old *discoveryv1.EndpointSlice) (warnings []string) {
 	if s.Labels[discoveryv1.LabelManagedBy] == "endpointslice-controller.k8s.io" {
 		return warnings
 	}
-	if s.AddressType == discoveryv1.AddressTypeFQDN { // names, no addresses
-		return warnings
-	}
 	for i := range s.Endpoints {
 		for j, a := range s.Endpoints[i].Addresses {
+			if s.AddressType == discoveryv1.AddressTypeFQDN && netutils.ParseIPSloppy(a) == nil {
+				continue // a name, which the library would log as an error
+			}
 			warnings = append(warnings, contentvalidation.GetWarningsForIP(field.NewPath("endpoints").Index(i).Child("addresses").Index(j), a)...)
 		}
 	}

@@ -197,6 +197,8 @@ func checkNoPanic(t *testing.T, k *Kind, seed int64) {
 	}
 	if k.Row != nil {
 		k.Row(obj, time.Now())
+	}
+	if k.SelectableFields != nil {
 		k.SelectableFields(obj)
 	}
 	if k.PrepareForCreate != nil {
