@@ -39,12 +39,23 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
+// firstPages is how long bbolt makes a new database.
+const firstPages = 4 * 4096
+
+// neverLogged says that the directory has no log: nothing was ever written there that could be missed.
+func neverLogged(dir string) bool {
+	logs, err := filepath.Glob(filepath.Join(dir, "member", "wal", "*.wal"))
+	return err == nil && len(logs) == 0
+}
+
 // checkDir refuses what etcd would wait for or die of in a goroutine of its own: a database that a foreign etcd holds (etcd
 // waits for it for ever), one that is no database, and a log whose database is gone. A first start that was cut short
-// leaves nothing in the way: etcd makes the log under a temporary name, and a database without a log is an empty one.
+// leaves nothing in the way: etcd makes the log under a temporary name, a database without a log is an empty one, and one that is not even made is
+// removed.
 func checkDir(dir string) error {
 	database := filepath.Join(dir, "member", "snap", "db")
-	if _, err := os.Stat(database); errors.Is(err, os.ErrNotExist) {
+	info, err := os.Stat(database)
+	if errors.Is(err, os.ErrNotExist) {
 		snaps, _ := filepath.Glob(filepath.Join(dir, "member", "snap", "*.snap"))
 		if len(snaps) > 0 {
 			return damaged(dir, fmt.Errorf("the database %s is missing beside its log", database))
@@ -55,6 +66,8 @@ func checkDir(dir string) error {
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
 		return damaged(dir, errors.New("its database is locked by a foreign etcd"))
+	case err != nil && info != nil && info.Size() <= firstPages && neverLogged(dir):
+		return os.Remove(database) // a first start was killed while it made it
 	case err != nil:
 		return damaged(dir, fmt.Errorf("read the database %s: %w", database, err))
 	}

@@ -118,6 +118,28 @@ func TestKill(t *testing.T) {
 	}
 }
 
+// A first start that was killed while it made the database, at any of its bytes, is no damage.
+func TestKilledWhileMakingDatabase(t *testing.T) {
+	for _, length := range []int{0, 1, 4096, 16384} {
+		dir := t.TempDir()
+		database := filepath.Join(dir, "member", "snap", "db")
+		if err := os.MkdirAll(filepath.Dir(database), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(database, make([]byte, length), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		e, err := Start(t.Context(), Config{Dir: dir})
+		if err != nil {
+			t.Fatalf("%d bytes: %v", length, err)
+		}
+		if _, err := e.Client().Put(t.Context(), "k", "v"); err != nil {
+			t.Fatal(err)
+		}
+		e.Close()
+	}
+}
+
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
