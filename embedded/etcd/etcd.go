@@ -143,10 +143,27 @@ func Start(ctx context.Context, c Config) (e *Etcd, err error) {
 	return e, nil
 }
 
+// errUnborn says that the directory's log holds nothing, not even who its members are.
+var errUnborn = errors.New("etcd's log is empty")
+
 // lead opens the member and makes it leader.
-func (e *Etcd) lead(ctx context.Context, c Config) (err error) {
+func (e *Etcd) lead(ctx context.Context, c Config) error {
 	starting.Lock()
 	defer starting.Unlock()
+	err := e.begin(ctx, c)
+	if !errors.Is(err, errUnborn) {
+		return err
+	}
+	// A first start was killed after it made the log and before it wrote to it. etcd would wait for members that it does not know, for ever.
+	e.server.HardStop()
+	e.server = nil
+	if err := os.RemoveAll(filepath.Join(c.Dir, "member")); err != nil {
+		return fmt.Errorf("remove what a first start of etcd left: %w; make the directory writable for this user", err)
+	}
+	return e.begin(ctx, c)
+}
+
+func (e *Etcd) begin(ctx context.Context, c Config) (err error) {
 	if e.server, err = open(c); err != nil {
 		return err
 	}
@@ -219,7 +236,11 @@ func (e *Etcd) elect(ctx context.Context) error {
 	defer retry.Stop()
 	for e.server.Lead() == 0 {
 		changed := e.server.LeaderChangedNotify()
-		if s, ok := published().(raft.Status); ok && s.ID == id && s.Applied > 0 && s.Applied == s.GetCommit() {
+		s, ok := published().(raft.Status)
+		if ok && s.ID == id && s.GetCommit() == 0 {
+			return errUnborn // the members are committed with the first thing that is written
+		}
+		if ok && s.ID == id && s.Applied > 0 && s.Applied == s.GetCommit() {
 			if err := e.server.Process(ctx, m); err != nil {
 				return fmt.Errorf("elect the embedded etcd member: %w", err)
 			}

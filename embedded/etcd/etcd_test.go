@@ -17,6 +17,9 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
+	"go.uber.org/zap"
 )
 
 // writerDir, when set, makes this test binary a program that starts etcd there and writes numbered keys, saying each
@@ -137,6 +140,42 @@ func TestKilledWhileMakingDatabase(t *testing.T) {
 			t.Fatal(err)
 		}
 		e.Close()
+	}
+}
+
+// A first start that was killed when the log was there, and nothing in it, is begun anew.
+func TestKilledBeforeFirstEntry(t *testing.T) {
+	dir := t.TempDir()
+	e, err := Start(t.Context(), Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Close()
+	path := filepath.Join(dir, "member", "wal")
+	log, err := wal.OpenForRead(zap.NewNop(), path, &walpb.Snapshot{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	members, _, _, err := log.ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.Close()
+	if err := os.RemoveAll(path); err != nil {
+		t.Fatal(err)
+	}
+	if log, err = wal.Create(zap.NewNop(), path, members); err != nil {
+		t.Fatal(err)
+	}
+	log.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if e, err = Start(ctx, Config{Dir: dir}); err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	if _, err := e.Client().Put(ctx, "k", "v"); err != nil {
+		t.Fatal(err)
 	}
 }
 
