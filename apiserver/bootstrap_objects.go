@@ -59,6 +59,9 @@ func (s *Server) keepServiceCIDR(ctx context.Context, cs kubernetes.Interface) e
 // rangeManager is upstream's name for what marks the ServiceCIDR ready.
 const rangeManager = "kubernetes-service-cidr-controller"
 
+// flowKeeper is upstream's name for what makes the priority levels and flow schemas.
+const flowKeeper = "api-priority-and-fairness-config-producer-v1"
+
 // keepFlowControl makes the priority levels and flow schemas that upstream makes (KEP-1040). The mandatory ones are always
 // as they should be; a suggested one that a user has taken over (its annotation says so) is left alone.
 func (s *Server) keepFlowControl(ctx context.Context, cs kubernetes.Interface) error {
@@ -70,7 +73,7 @@ func (s *Server) keepFlowControl(ctx context.Context, cs kubernetes.Interface) e
 	for i, want := range append(mandatory, suggested...) {
 		have, err := levels.Get(ctx, want.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
-			_, err = levels.Create(ctx, want, metav1.CreateOptions{})
+			_, err = levels.Create(ctx, want, metav1.CreateOptions{FieldManager: flowKeeper})
 		} else if err == nil && keepsItself(have.Annotations, i < len(mandatory)) {
 			next := have.DeepCopy()
 			exempt := next.Spec.Exempt
@@ -79,7 +82,7 @@ func (s *Server) keepFlowControl(ctx context.Context, cs kubernetes.Interface) e
 				next.Spec.Exempt = exempt
 			}
 			if !apiequality.Semantic.DeepEqual(next.Spec, have.Spec) {
-				_, err = levels.Update(ctx, next, metav1.UpdateOptions{})
+				_, err = levels.Update(ctx, next, metav1.UpdateOptions{FieldManager: flowKeeper})
 			}
 		}
 		if err != nil && !apierrors.IsAlreadyExists(err) {
@@ -90,11 +93,11 @@ func (s *Server) keepFlowControl(ctx context.Context, cs kubernetes.Interface) e
 	for i, want := range append(mandatorySchemas, suggestedSchemas...) {
 		have, err := schemas.Get(ctx, want.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
-			_, err = schemas.Create(ctx, want, metav1.CreateOptions{})
+			_, err = schemas.Create(ctx, want, metav1.CreateOptions{FieldManager: flowKeeper})
 		} else if err == nil && keepsItself(have.Annotations, i < len(mandatorySchemas)) && !apiequality.Semantic.DeepEqual(want.Spec, have.Spec) {
 			next := have.DeepCopy()
 			next.Spec = want.Spec
-			_, err = schemas.Update(ctx, next, metav1.UpdateOptions{})
+			_, err = schemas.Update(ctx, next, metav1.UpdateOptions{FieldManager: flowKeeper})
 		}
 		if err != nil && !apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("keep flow schema %s: %w", want.Name, err)

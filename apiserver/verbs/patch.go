@@ -167,7 +167,7 @@ func (p *patcher) strictly(value string, strict []error) error {
 		}
 		return nil
 	}
-	return notPatched(value, runtime.NewStrictDecodingError(strict).Error())
+	return p.notPatched(value, runtime.NewStrictDecodingError(strict).Error())
 }
 
 // notAPatch is the answer to a patch that cannot be read.
@@ -178,8 +178,12 @@ func notAPatch(data []byte, err error) error {
 	return apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
 }
 
-// notPatched is upstream's answer to a well-formed patch whose outcome is not what it should be.
-func notPatched(value, why string) error {
+// notPatched is upstream's answer to a well-formed patch whose outcome is not what it should be. It shows the patch or the outcome, but not of a
+// secret: answers are kept in audit logs that keep no bodies.
+func (p *patcher) notPatched(value, why string) error {
+	if gvk := p.s.Kind.GroupVersionKind; gvk.Group == "" && gvk.Kind == "Secret" {
+		value = "a secret's content"
+	}
 	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), value, why)})
 }
 
@@ -284,7 +288,7 @@ func (p *patcher) viaJSON(patch func([]byte) ([]byte, error), strict []error) ne
 		obj, err := p.decode(out, func(text string) { found = append(found, errors.New(text)) })
 		if err != nil {
 			if s := wire.StatusOf(err); s.Code == http.StatusBadRequest {
-				err = notPatched(string(out), wire.Reason(s.Message))
+				err = p.notPatched(string(out), wire.Reason(s.Message))
 			}
 			return nil, err
 		}
@@ -388,7 +392,7 @@ func (p *patcher) mergeLoosely(view runtime.Object, patch map[string]any) (obj r
 	if err != nil {
 		strict, ok := runtime.AsStrictDecodingError(err)
 		if !ok {
-			return nil, nil, notPatched(fmt.Sprintf("%+v", patch), err.Error())
+			return nil, nil, p.notPatched(fmt.Sprintf("%+v", patch), err.Error())
 		}
 		unknown = strict.Errors()
 	}

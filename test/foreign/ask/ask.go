@@ -90,6 +90,12 @@ func Plain(v any) any {
 				return strings.Compare(Text(a.(map[string]any)["name"]), Text(b.(map[string]any)["name"]))
 			})
 		}
+		if list, ok := v["causes"].([]any); ok { // of conflicts, in the order of a map
+			slices.SortFunc(list, func(a, b any) int { return strings.Compare(Text(a), Text(b)) })
+		}
+		if columns, ok := v["columnDefinitions"].([]any); ok {
+			withoutAges(columns, v["rows"])
+		}
 		if list, ok := v["managedFields"].([]any); ok { // in the order of their times
 			slices.SortFunc(list, func(a, b any) int {
 				x, y := a.(map[string]any), b.(map[string]any)
@@ -110,6 +116,23 @@ func Plain(v any) any {
 		}
 	}
 	return v
+}
+
+// withoutAges empties a Table's cells that tell how old something is.
+func withoutAges(columns []any, rows any) {
+	list, _ := rows.([]any)
+	for i, c := range columns {
+		column, ok := c.(map[string]any)
+		if !ok || column["name"] != "Age" {
+			continue
+		}
+		for _, r := range list {
+			row, _ := r.(map[string]any)
+			if cells, _ := row["cells"].([]any); i < len(cells) {
+				cells[i] = nil
+			}
+		}
+	}
 }
 
 // Differ returns where two documents are not the same, at most a few places of each.
