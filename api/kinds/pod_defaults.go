@@ -188,8 +188,10 @@ func defaultHTTPGet(h *corev1.HTTPGetAction) {
 // roundToMilli rounds quantities up to thousandths, the finest that etcd's older values had.
 func roundToMilli(list corev1.ResourceList) {
 	for name, q := range list {
-		q.RoundUp(resource.Milli)
-		list[name] = q
+		// Written only where it changes something: a part of an object that a patch left alone is the stored object's, which others read.
+		if exact := q.RoundUp(resource.Milli); !exact {
+			list[name] = q
+		}
 	}
 }
 
