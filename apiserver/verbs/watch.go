@@ -24,7 +24,7 @@ import (
 const flushAbove = 64 << 10
 
 // gather is how long after a write to a stream its next one waits, so that events that come one after another go out together: an event after
-// a quiet while is never held back. A frame, a TLS record and two wake-ups for each event are most of what a thousand busy watchers cost.
+// a quiet while is never held back. It spares frames and wake-ups; where watchers take all of the processor, events gather by themselves.
 const gather = 2 * time.Millisecond
 
 // Watch streams changes until the client goes, the time is up or the watcher is cut off. Events that are there
