@@ -34,6 +34,7 @@ type handshakes struct {
 	gone     map[way]bool
 	revision uint64
 	leaving  bool
+	looking  bool // run has taken what was gone and has not reported yet
 }
 
 // way is what conntrack may know a connection by: what the client addressed and who should answer.
@@ -57,13 +58,8 @@ func departed(old, now map[Key]*Frontend) []way {
 		if is == nil {
 			is = &Frontend{}
 		}
-		for _, e := range was.Cluster {
-			if !contains(is.Cluster, e) && !slices.Contains(is.Local, e) {
-				ways = append(ways, way{key, e})
-			}
-		}
-		for _, e := range was.Local {
-			if !contains(is.Cluster, e) && !slices.Contains(is.Local, e) && !contains(was.Cluster, e) {
+		for _, e := range slices.Concat(was.Cluster, was.Local) { // one that is in both is gone twice, which says no more
+			if !contains(is.Cluster, e) && !contains(is.Local, e) {
 				ways = append(ways, way{key, e})
 			}
 		}
@@ -71,21 +67,26 @@ func departed(old, now map[Key]*Frontend) []way {
 	return ways
 }
 
-// reached is Progress.Reached for run to pass on, once nothing is under way by the ways that are gone. It does not block.
+// reached is Progress.Reached: at once, if nothing has gone and nothing is being looked at, else by run, once nothing is under way by the ways that are gone. It does not block.
 func (h *handshakes) reached(revision uint64, leaving bool, gone []way) {
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.revision, h.leaving = max(h.revision, revision), h.leaving || leaving
 	for _, w := range gone {
 		h.gone[w] = true
 	}
-	h.mu.Unlock()
+	if len(h.gone) == 0 && !h.looking {
+		h.progress.Reached(h.revision, h.leaving)
+		h.leaving = false
+		return
+	}
 	select {
 	case h.wake <- struct{}{}:
 	default:
 	}
 }
 
-// run reports until ctx ends.
+// run looks and reports until ctx ends.
 func (h *handshakes) run(ctx context.Context) {
 	for {
 		select {
@@ -95,16 +96,19 @@ func (h *handshakes) run(ctx context.Context) {
 		}
 		h.mu.Lock()
 		gone, revision, leaving := h.gone, h.revision, h.leaving
-		h.gone, h.leaving = map[way]bool{}, false
+		h.gone, h.leaving, h.looking = map[way]bool{}, false, true
 		h.mu.Unlock()
 		if len(gone) > 0 {
 			if err := h.finish(ctx, gone); err != nil {
 				h.log.Warn("look for connections that are being made to endpoints which left", "err", err)
 			}
 		}
+		h.mu.Lock()
+		h.looking = false
 		if ctx.Err() == nil {
 			h.progress.Reached(revision, leaving)
 		}
+		h.mu.Unlock()
 	}
 }
 
