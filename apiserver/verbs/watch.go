@@ -23,12 +23,8 @@ import (
 // flushAbove is the size of a batch of frames at which it is written even if more events are there.
 const flushAbove = 64 << 10
 
-// gather is how long after a write to a stream its next one waits, so that events that come one after another go out together: an event after
-// a quiet while is never held back. It spares frames and wake-ups; where watchers take all of the processor, events gather by themselves.
-const gather = 2 * time.Millisecond
-
 // Watch streams changes until the client goes, the time is up or the watcher is cut off. Events that are there
-// together, or come within gather of the last ones, are written together. The answer is written here; an error means that nothing was written yet.
+// together are written together. The answer is written here; an error means that nothing was written yet.
 func Watch(ctx context.Context, s *Served, r *Request) (Answer, error) {
 	o, sel, name, err := s.listOptions(r)
 	if err != nil {
@@ -67,13 +63,7 @@ func Watch(ctx context.Context, s *Served, r *Request) (Answer, error) {
 		return Answer{}, nil // the client is gone already
 	}
 	var buf []byte
-	pause := time.NewTimer(0)
-	defer pause.Stop()
 	for {
-		select {
-		case <-pause.C:
-		case <-ctx.Done(): // Next says so
-		}
 		events, err := w.Next(ctx)
 		if err != nil {
 			// EOF, or the context: the stream ends, and the client starts the next one.
@@ -106,7 +96,6 @@ func Watch(ctx context.Context, s *Served, r *Request) (Answer, error) {
 		if err := out.Flush(); err != nil {
 			return Answer{}, nil
 		}
-		pause.Reset(gather)
 		if cap(buf) > 4*flushAbove { // one huge batch must not hold its memory for the life of the watch
 			buf = nil
 		}
