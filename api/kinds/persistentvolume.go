@@ -134,19 +134,16 @@ func defaultVolumeSpec(s *corev1.PersistentVolumeSpec) {
 		h.Type = ptrTo(corev1.HostPathUnset)
 	}
 	if v := s.ISCSI; v != nil {
-		setIfZero(&v.ISCSIInterface, "default")
+		defaultISCSI(&v.ISCSIInterface)
 	}
 	if v := s.RBD; v != nil {
-		setIfZero(&v.RBDPool, "rbd")
-		setIfZero(&v.RadosUser, "admin")
-		setIfZero(&v.Keyring, "/etc/ceph/keyring")
+		defaultRBD(&v.RBDPool, &v.RadosUser, &v.Keyring)
 	}
 	if v := s.AzureDisk; v != nil {
 		defaultAzureDisk(v)
 	}
 	if v := s.ScaleIO; v != nil {
-		setIfZero(&v.StorageMode, "ThinProvisioned")
-		setIfZero(&v.FSType, "xfs")
+		defaultScaleIO(&v.StorageMode, &v.FSType)
 	}
 }
 

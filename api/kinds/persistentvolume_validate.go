@@ -131,14 +131,10 @@ func (c *podCheck) volumeSource(w *where, s *corev1.PersistentVolumeSpec, name s
 		c.hostPath(w.field("hostPath"), s.HostPath)
 	}
 	if first("gcePersistentDisk", s.GCEPersistentDisk != nil) {
-		at := w.field("persistentDisk")
-		c.needs(at.field("pdName"), s.GCEPersistentDisk.PDName)
-		c.partition(at.field("partition"), s.GCEPersistentDisk.Partition)
+		c.gceDisk(w.field("persistentDisk"), s.GCEPersistentDisk)
 	}
 	if first("awsElasticBlockStore", s.AWSElasticBlockStore != nil) {
-		at := w.field("awsElasticBlockStore")
-		c.needs(at.field("volumeID"), s.AWSElasticBlockStore.VolumeID)
-		c.partition(at.field("partition"), s.AWSElasticBlockStore.Partition)
+		c.awsDisk(w.field("awsElasticBlockStore"), s.AWSElasticBlockStore)
 	}
 	if first("glusterfs", s.Glusterfs != nil) {
 		at := w.field("glusterfs")

@@ -40,20 +40,32 @@ func defaultVolume(v *corev1.Volume) {
 // defaultNetworkDisk has the defaults of the storage systems with volume types of their own.
 func defaultNetworkDisk(s *corev1.VolumeSource) {
 	if v := s.ISCSI; v != nil {
-		setIfZero(&v.ISCSIInterface, "default")
+		defaultISCSI(&v.ISCSIInterface)
 	}
 	if v := s.RBD; v != nil {
-		setIfZero(&v.RBDPool, "rbd")
-		setIfZero(&v.RadosUser, "admin")
-		setIfZero(&v.Keyring, "/etc/ceph/keyring")
+		defaultRBD(&v.RBDPool, &v.RadosUser, &v.Keyring)
 	}
 	if v := s.AzureDisk; v != nil {
 		defaultAzureDisk(v)
 	}
 	if v := s.ScaleIO; v != nil {
-		setIfZero(&v.StorageMode, "ThinProvisioned")
-		setIfZero(&v.FSType, "xfs")
+		defaultScaleIO(&v.StorageMode, &v.FSType)
 	}
+}
+
+// A pod's volume and a persistent volume name the same systems by types of their own, with the same fields.
+
+func defaultISCSI(iface *string) { setIfZero(iface, "default") }
+
+func defaultRBD(pool, user, keyring *string) {
+	setIfZero(pool, "rbd")
+	setIfZero(user, "admin")
+	setIfZero(keyring, "/etc/ceph/keyring")
+}
+
+func defaultScaleIO(mode, fsType *string) {
+	setIfZero(mode, "ThinProvisioned")
+	setIfZero(fsType, "xfs")
 }
 
 func defaultAzureDisk(v *corev1.AzureDiskVolumeSource) {

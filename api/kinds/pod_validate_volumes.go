@@ -70,14 +70,10 @@ func (c *podCheck) volume(w *where, v *corev1.Volume, podName string) {
 		c.descendingPath(w.field("gitRepo").field("directory"), v.GitRepo.Directory)
 	}
 	if first("gcePersistentDisk", v.GCEPersistentDisk != nil) {
-		at := w.field("persistentDisk")
-		c.needs(at.field("pdName"), v.GCEPersistentDisk.PDName)
-		c.partition(at.field("partition"), v.GCEPersistentDisk.Partition)
+		c.gceDisk(w.field("persistentDisk"), v.GCEPersistentDisk)
 	}
 	if first("awsElasticBlockStore", v.AWSElasticBlockStore != nil) {
-		at := w.field("awsElasticBlockStore")
-		c.needs(at.field("volumeID"), v.AWSElasticBlockStore.VolumeID)
-		c.partition(at.field("partition"), v.AWSElasticBlockStore.Partition)
+		c.awsDisk(w.field("awsElasticBlockStore"), v.AWSElasticBlockStore)
 	}
 	if first("secret", v.Secret != nil) {
 		at := w.field("secret")
@@ -213,6 +209,16 @@ func (c *podCheck) emptyDir(w *where, e *corev1.EmptyDirVolumeSource) {
 	if e.Mode != nil && (*e.Mode < 0 || *e.Mode > 0o1777) {
 		c.invalid(w.field("mode"), *e.Mode, "must be a number between 0 and 01777 (octal), both inclusive")
 	}
+}
+
+func (c *podCheck) gceDisk(w *where, d *corev1.GCEPersistentDiskVolumeSource) {
+	c.needs(w.field("pdName"), d.PDName)
+	c.partition(w.field("partition"), d.Partition)
+}
+
+func (c *podCheck) awsDisk(w *where, d *corev1.AWSElasticBlockStoreVolumeSource) {
+	c.needs(w.field("volumeID"), d.VolumeID)
+	c.partition(w.field("partition"), d.Partition)
 }
 
 func (c *podCheck) hostPath(w *where, h *corev1.HostPathVolumeSource) {
