@@ -76,8 +76,8 @@ func defaultNamespace(ns *corev1.Namespace) {
 
 // labelNamespace gives every namespace its name as a label, so that selectors can name it (KEP-2161).
 func labelNamespace(ns *corev1.Namespace) {
-	if ns.Name == "" {
-		return
+	if ns.Name == "" || ns.Labels[corev1.LabelMetadataName] == ns.Name {
+		return // others may be reading the label that is there
 	}
 	if ns.Labels == nil {
 		ns.Labels = make(map[string]string, 1)

@@ -76,7 +76,9 @@ func defaultStatefulSet(set *appsv1.StatefulSet) {
 	DefaultPodTemplate(&s.Template)
 	for i := range s.VolumeClaimTemplates {
 		c := &s.VolumeClaimTemplates[i]
-		c.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "PersistentVolumeClaim"}
+		if is := (metav1.TypeMeta{APIVersion: "v1", Kind: "PersistentVolumeClaim"}); c.TypeMeta != is {
+			c.TypeMeta = is // others may be reading what is there
+		}
 		defaultClaimSpec(&c.Spec)
 		setIfZero(&c.Status.Phase, corev1.ClaimPending)
 		roundToMilli(c.Status.Capacity)
